@@ -1,0 +1,220 @@
+//! Names: each is checked once, when it enters, and is a type of its own from then on.
+//!
+//! Names end up in argv, in Redis keys, in labels and in file paths. So the rule is narrow: letters, digits, `.`, `_` and
+//! `-`, beginning with a letter or a digit. That excludes options (`-i`), paths (`../x`), blanks and control characters.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use ulid::Ulid;
+
+/// Why a text is not a name. The text itself is left out: it may be long or hostile; the caller knows which field it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Nothing was given.
+    #[error("is empty")]
+    Empty,
+    /// Longer than the rule allows.
+    #[error("has {len} characters; at most {max} are allowed")]
+    TooLong {
+        /// Characters given.
+        len: usize,
+        /// Characters allowed.
+        max: usize,
+    },
+    /// The first character is not a letter or a digit.
+    #[error("must begin with a letter or a digit")]
+    BadStart,
+    /// A character outside the rule, by its position counted from 0.
+    #[error("has a character at position {at} that is not allowed; allowed are letters, digits, '.', '_' and '-'")]
+    BadCharacter {
+        /// Position of the first such character.
+        at: usize,
+    },
+    /// Not a ULID in its canonical form.
+    #[error("is not a ULID (26 characters of Crockford's base 32, in upper case)")]
+    NotUlid,
+}
+
+fn check_name(text: &str, max: usize) -> Result<(), NameError> {
+    let first = text.bytes().next().ok_or(NameError::Empty)?;
+    if text.len() > max {
+        return Err(NameError::TooLong { len: text.chars().count(), max });
+    }
+    if !first.is_ascii_alphanumeric() {
+        return Err(NameError::BadStart);
+    }
+    match text.bytes().position(|b| !(b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))) {
+        None => Ok(()),
+        Some(at) => Err(NameError::BadCharacter { at }),
+    }
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident, $max:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $type(String);
+
+        impl $type {
+            /// The most characters that this kind of name may have.
+            pub const MAX: usize = $max;
+
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = NameError;
+
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                check_name(text, Self::MAX)?;
+                Ok(Self(text.to_owned()))
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = NameError;
+
+            fn try_from(text: String) -> Result<Self, NameError> {
+                check_name(&text, Self::MAX)?;
+                Ok(Self(text))
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(name: $type) -> String {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name! {
+    /// Which app a request is about; unique in the feed. At most 128 characters.
+    DeploymentId, 128
+}
+name! {
+    /// The Ansible inventory that an app deploys to: the unit of mutual exclusion. At most 128 characters.
+    Inventory, 128
+}
+name! {
+    /// What the container is asked to do, a key of `runner.actions`. At most 64 characters.
+    Action, 64
+}
+name! {
+    /// What separates one installation from another on the same engine and Redis. At most 32 characters.
+    Instance, 32
+}
+name! {
+    /// A variable of a playbook, or the name of an operator. At most 64 characters.
+    Word, 64
+}
+
+/// The id of a job: a ULID, drawn by the dispatcher before anything is asked of Redis, so that a retry knows its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(Ulid);
+
+impl JobId {
+    /// An id for a moment in milliseconds since 1970 and 80 bits of randomness (the upper bits of `random` are dropped).
+    pub fn new(now_ms: u64, random: u128) -> Self {
+        Self(Ulid::from_parts(now_ms, random))
+    }
+}
+
+impl FromStr for JobId {
+    type Err = NameError;
+
+    /// Takes the canonical form alone: one job must not have two spellings, because its id is part of keys.
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let id = Ulid::from_string(text).map_err(|_| NameError::NotUlid)?;
+        if id.to_string() == text { Ok(Self(id)) } else { Err(NameError::NotUlid) }
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Serialize for JobId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for JobId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_that_could_be_options_paths_or_noise_are_refused() {
+        for (text, why) in [
+            ("", NameError::Empty),
+            ("-i", NameError::BadStart),
+            ("../x", NameError::BadStart),
+            (".hidden", NameError::BadStart),
+            ("a b", NameError::BadCharacter { at: 1 }),
+            ("a/../b", NameError::BadCharacter { at: 1 }),
+            ("a\n", NameError::BadCharacter { at: 1 }),
+            ("a\0", NameError::BadCharacter { at: 1 }),
+            ("é", NameError::BadStart),
+        ] {
+            assert_eq!(text.parse::<Inventory>(), Err(why), "{text:?}");
+        }
+        assert_eq!("x".repeat(100_000).parse::<DeploymentId>(), Err(NameError::TooLong { len: 100_000, max: 128 }));
+        assert!("app-one.epfl.ch".parse::<Inventory>().is_ok());
+    }
+
+    #[test]
+    fn a_job_id_has_one_spelling() {
+        let text = "01GZEC5GJHFKWMK4Z5A1NM9DPF";
+        assert_eq!(text.parse::<JobId>().map(|id| id.to_string()), Ok(text.to_owned()));
+        for bad in [
+            "",
+            "01GZEC5GJHFKWMK4Z5A1NM9DP",
+            "01gzec5gjhfkwmk4z5a1nm9dpf",
+            "01GZEC5GJHFKWMK4Z5A1NM9DPFF",
+            "ZZZZZZZZZZZZZZZZZZZZZZZZZZ",
+            "O1GZEC5GJHFKWMK4Z5A1NM9DPF",
+        ] {
+            assert_eq!(bad.parse::<JobId>(), Err(NameError::NotUlid), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_safe_name_or_an_error(text in any::<String>()) {
+            if let Ok(name) = text.parse::<Inventory>() {
+                prop_assert_eq!(name.as_str(), text.as_str());
+                let unsafe_text = text.contains(['/', ' ', '\n', ':', '{']) || text.starts_with(['-', '.']);
+                prop_assert!(!unsafe_text);
+            }
+        }
+
+        #[test]
+        fn every_id_reads_back(ms in 0u64..(1 << 48), random in any::<u128>()) {
+            let id = JobId::new(ms, random);
+            prop_assert_eq!(id.to_string().parse::<JobId>(), Ok(id));
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The pepper: the one secret that is not in Redis, and everything that is made with it.
+//!
+//! * hashes of deployment secrets and of tokens (HMAC-SHA-256), so that a copy of Redis opens nothing,
+//! * the token of a job, which follows from its id and so need not be stored,
+//! * the seal (AES-256-GCM, the job's id as additional data) around a job's variables and the values to be masked.
+//!
+//! Each use has a key of its own, derived from the pepper, so that a result of one can't be passed off as another's.
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::{constant_time, hmac};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::model::app::Secret;
+use crate::model::ids::{DeploymentId, JobId};
+
+/// The shortest pepper that is taken, in bytes.
+pub const PEPPER_MIN: usize = 16;
+/// What a job's token begins with.
+const JOB_TOKEN: &str = "lsj_";
+
+/// A job's secrets: what is sealed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct JobSecrets {
+    /// The request's variables.
+    pub vars: Map<String, Value>,
+    /// Values to be masked in the output, the job's token not among them.
+    pub masks: Vec<Secret>,
+}
+
+/// Keys derived from the pepper.
+pub struct Pepper {
+    secrets: hmac::Key,
+    tokens: hmac::Key,
+    jobs: hmac::Key,
+    seal: RandomizedNonceKey,
+}
+
+impl Pepper {
+    /// Derives the keys.
+    pub fn new(pepper: &Secret) -> Self {
+        let root = hmac::Key::new(hmac::HMAC_SHA256, pepper.expose().as_bytes());
+        let derive = |use_of_it: &str| hmac::sign(&root, use_of_it.as_bytes());
+        let key = |use_of_it: &str| hmac::Key::new(hmac::HMAC_SHA256, derive(use_of_it).as_ref());
+        Self {
+            secrets: key("deployment secrets"),
+            tokens: key("tokens"),
+            jobs: key("job tokens"),
+            seal: RandomizedNonceKey::new(&AES_256_GCM, derive("seal").as_ref())
+                .expect("HMAC-SHA-256 gives the 32 bytes that AES-256 takes"),
+        }
+    }
+
+    /// The hash of an app's secret, as stored.
+    pub fn secret_hash(&self, app: &DeploymentId, secret: &str) -> Vec<u8> {
+        hmac::sign(&self.secrets, format!("{app}\0{secret}").as_bytes()).as_ref().to_vec()
+    }
+
+    /// Whether a secret is the app's. An unknown app (`hash` is none) costs the same as a wrong secret.
+    pub fn opens(&self, app: &DeploymentId, secret: &str, hash: Option<&[u8]>) -> bool {
+        let given = self.secret_hash(app, secret);
+        let nobody = [0; 32];
+        let equal = constant_time::verify_slices_are_equal(&given, hash.unwrap_or(&nobody)).is_ok();
+        equal && hash.is_some()
+    }
+
+    /// The hash of an operator's or the feed's token.
+    pub fn token_hash(&self, token: &str) -> Vec<u8> {
+        hmac::sign(&self.tokens, token.as_bytes()).as_ref().to_vec()
+    }
+
+    /// Compares two hashes in constant time.
+    pub fn equal(a: &[u8], b: &[u8]) -> bool {
+        constant_time::verify_slices_are_equal(a, b).is_ok()
+    }
+
+    /// The token of a job: good for this job alone, for as long as it lives.
+    pub fn job_token(&self, job: JobId) -> Secret {
+        let tag = hmac::sign(&self.jobs, job.to_string().as_bytes());
+        Secret::new(format!("{JOB_TOKEN}{job}_{}", URL_SAFE_NO_PAD.encode(tag.as_ref())))
+    }
+
+    /// The job whose token this is. Whether that job still lives is for the caller to see.
+    pub fn job_of_token(&self, token: &str) -> Option<JobId> {
+        let (id, _) = token.strip_prefix(JOB_TOKEN)?.split_once('_')?;
+        let job: JobId = id.parse().ok()?;
+        Self::equal(self.job_token(job).expose().as_bytes(), token.as_bytes()).then_some(job)
+    }
+
+    /// Seals a job's secrets.
+    pub fn seal(&self, job: JobId, secrets: &JobSecrets) -> Vec<u8> {
+        let mut text = serde_json::to_vec(secrets).expect("strings and JSON values can be written as JSON");
+        let nonce = self
+            .seal
+            .seal_in_place_append_tag(Aad::from(job.to_string()), &mut text)
+            .expect("AES-256-GCM takes a text of this size");
+        let mut sealed = nonce.as_ref().to_vec();
+        sealed.append(&mut text);
+        sealed
+    }
+
+    /// Opens the seal; none when it is another job's, was made with another pepper, or is damaged.
+    pub fn open(&self, job: JobId, sealed: &[u8]) -> Option<JobSecrets> {
+        let (nonce, rest) = sealed.split_at_checked(NONCE_LEN)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut text = rest.to_vec();
+        let text = self.seal.open_in_place(nonce, Aad::from(job.to_string()), &mut text).ok()?;
+        serde_json::from_slice(text).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pepper() -> Pepper {
+        Pepper::new(&Secret::new("0123456789abcdef".into()))
+    }
+
+    #[test]
+    fn a_secret_opens_its_own_app_only() {
+        let pepper = pepper();
+        let app: DeploymentId = "app-one".parse().expect("a name");
+        let other: DeploymentId = "app-two".parse().expect("a name");
+        let hash = pepper.secret_hash(&app, "secret123");
+        assert!(pepper.opens(&app, "secret123", Some(&hash)));
+        assert!(!pepper.opens(&app, "secret124", Some(&hash)));
+        assert!(!pepper.opens(&other, "secret123", Some(&hash)));
+        assert!(!pepper.opens(&app, "secret123", None));
+    }
+
+    #[test]
+    fn a_token_names_its_job_and_cannot_be_bent_to_another() {
+        let pepper = pepper();
+        let (job, other) = (JobId::new(1, 1), JobId::new(1, 2));
+        let token = pepper.job_token(job);
+        assert_eq!(pepper.job_of_token(token.expose()), Some(job));
+        let bent = token.expose().replace(&job.to_string(), &other.to_string());
+        assert_eq!(pepper.job_of_token(&bent), None);
+        assert_eq!(pepper.job_of_token("lsj_"), None);
+        assert_eq!(pepper.job_of_token(""), None);
+    }
+
+    #[test]
+    fn a_seal_opens_for_its_job_with_its_pepper() {
+        let pepper = pepper();
+        let job = JobId::new(1, 1);
+        let secrets = JobSecrets { vars: Map::new(), masks: vec![Secret::new("hush-hush".into())] };
+        let sealed = pepper.seal(job, &secrets);
+        assert!(!sealed.windows(4).any(|w| w == b"hush"));
+        assert_eq!(pepper.open(job, &sealed), Some(secrets));
+        assert_eq!(pepper.open(JobId::new(1, 2), &sealed), None);
+        assert_eq!(Pepper::new(&Secret::new("another pepper!!".into())).open(job, &sealed), None);
+        assert_eq!(pepper.open(job, &sealed[..10]), None);
+    }
+}

@@ -1,0 +1,4 @@
+//! What tests stand on: servers started for them, and simulators of faults.
+
+pub mod redis;
+pub mod scripted;
