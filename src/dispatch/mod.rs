@@ -1,20 +1,56 @@
-//! The core.
+//! The core: accepts a request, carries one job from lock to end, reconciles.
+//!
+//! ```text
+//!  request ──▶ submit ──▶ Redis decides ──▶ supervise (one task per job, its only writer)
+//!                                              │  asks model::settle::next_step after every step
+//!                                              ├─ launch: create, confirm, start
+//!                                              ├─ follow: output into Redis, deadlines, signals, exit code
+//!                                              └─ finish: rename, complete the output, outcome and lock in one script
+//!  start, timer, "told" ──▶ reconcile ──▶ adopt ──▶ supervise
+//!                               └─ Redis empty or older ──▶ rebuild from the engine
+//! ```
+//!
+//! A supervisor that meets trouble (Redis or engine out of reach) starts its job's step again from what is recorded: there is
+//! no second way to recover. One that is told that its writes are stale goes away; whoever made them stale goes on.
 
-use std::sync::Arc;
+mod feed;
+mod follow;
+mod launch;
+mod reconcile;
+mod supervise;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::clock;
 use crate::config::{Job as JobConfig, Runner as RunnerConfig};
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError, Signal, container_name};
 use crate::model::app::{App, Secret};
-use crate::model::ids::{Inventory, JobId};
-use crate::model::job::{Record, WhenBusy};
-use crate::model::vars::VarError;
-use crate::pepper::Pepper;
-use crate::store::{Freeze, Store, StoreError};
+use crate::model::ids::{Instance, Inventory, JobId};
+use crate::model::job::{Intent, Record, WhenBusy};
+use crate::model::settle::{Evidence, Phase};
+use crate::model::vars::{self, VarError};
+use crate::pepper::{JobSecrets, Pepper};
+use crate::store::{Freeze, NewJob, Store, StoreError, Submitted};
 
-/// The dispatcher: accepts requests, supervises jobs, reconciles. Shared by every handler.
-pub struct Dispatcher {
+/// How long a dispatcher's sign of life is good for; after that its jobs are adopted.
+const LIFE: Duration = Duration::from_secs(3);
+/// How often the reconciler looks when nobody tells it to.
+const PASS: Duration = Duration::from_secs(5);
+/// How long `unlock` waits to see the job's end.
+const UNLOCK_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a dispatcher is made of.
+pub struct Parts {
+    /// `instance`
+    pub instance: Instance,
     /// Redis.
     pub store: Store,
     /// The engine.
@@ -25,6 +61,36 @@ pub struct Dispatcher {
     pub runner: RunnerConfig,
     /// `job`
     pub job: JobConfig,
+    /// `public_url`
+    pub public_url: String,
+    /// `tls.certificate`, which containers are given to trust.
+    pub certificate: PathBuf,
+    /// `feed.at_start`
+    pub feed_at_start: bool,
+}
+
+/// The dispatcher: accepts requests, supervises jobs, reconciles. Shared by every handler.
+pub struct Dispatcher {
+    parts: Parts,
+    /// Jobs that have a task here.
+    supervised: Mutex<HashSet<JobId>>,
+    /// Tells the reconciler to look now.
+    told: Notify,
+    standing: Mutex<Standing>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// What the last pass of the reconciler saw.
+#[derive(Debug, Clone, Default)]
+struct Standing {
+    engine_id: Option<String>,
+    redis: Option<String>,
+    engine: Option<String>,
+    last_pass: Option<tokio::time::Instant>,
+    last_pass_ms: Option<u64>,
+    adopted: u64,
+    rebuilt: u64,
 }
 
 /// A request for a deployment whose credentials have been checked.
@@ -83,14 +149,14 @@ pub enum Refusal {
     Store(#[from] StoreError),
     /// The engine: unknown.
     #[error(transparent)]
-    Engine(#[from] crate::engine::EngineError),
+    Engine(#[from] EngineError),
     /// State is being rebuilt, or this dispatcher is shutting down.
     #[error("not ready: {0}")]
     NotReady(&'static str),
 }
 
 /// What readiness says, dependency by dependency: none is fine, else what is wrong in words for an operator.
-#[derive(Debug, Clone, Default, serde::Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct Readiness {
     /// Redis.
     pub redis: Option<String>,
@@ -100,37 +166,253 @@ pub struct Readiness {
     pub reconciler: Option<String>,
 }
 
+impl Readiness {
+    /// Whether requests can be served.
+    pub fn is_ready(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Counts for `/metrics`.
+#[derive(Debug, Clone, Default)]
+pub struct Counts {
+    /// Jobs that have a task here.
+    pub supervised: u64,
+    /// Jobs adopted since the start.
+    pub adopted: u64,
+    /// Rebuilds of Redis' state since the start.
+    pub rebuilt: u64,
+    /// When the reconciler last passed, in milliseconds since 1970.
+    pub last_pass_ms: Option<u64>,
+}
+
 impl Dispatcher {
+    /// A dispatcher that does nothing yet: see [`Dispatcher::run`].
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
+            parts,
+            supervised: Mutex::default(),
+            told: Notify::new(),
+            standing: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    /// Redis.
+    pub fn store(&self) -> &Store {
+        &self.parts.store
+    }
+
+    /// Keys.
+    pub fn pepper(&self) -> &Pepper {
+        &self.parts.pepper
+    }
+
+    /// The configured actions.
+    pub fn actions(&self) -> Vec<crate::model::ids::Action> {
+        self.parts.runner.actions.keys().cloned().collect()
+    }
+
+    /// Signs of life, reconciler and feed, until `stop` is cancelled; then detaches from all jobs, whose containers go on.
+    /// Returns early with an error if a part of it died, which must end the process.
+    pub async fn run(self: &Arc<Self>, stop: CancellationToken) -> Result<(), tokio::task::JoinError> {
+        let mut parts = tokio::task::JoinSet::new();
+        parts.spawn(self.clone().live());
+        parts.spawn(self.clone().reconcile());
+        parts.spawn(self.clone().keep_feeding());
+        let died = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            ended = parts.join_next() => ended.map_or(Ok(()), |ended| ended),
+        };
+        self.stop.cancel();
+        while parts.join_next().await.is_some() {}
+        self.tasks.close();
+        self.tasks.wait().await;
+        if let Err(error) = self.parts.store.goodbye().await {
+            tracing::warn!(%error, "the sign of life could not be taken back; other dispatchers adopt once it has run out");
+        }
+        died
+    }
+
+    /// Gives signs of life.
+    async fn live(self: Arc<Self>) {
+        let mut timer = tokio::time::interval(LIFE / 3);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while self.stop.run_until_cancelled(timer.tick()).await.is_some() {
+            if let Err(error) = self.parts.store.heartbeat(LIFE).await {
+                tracing::debug!(%error, "no sign of life could be given");
+            }
+        }
+    }
+
     /// Accepts a request: variables are checked, the job's id is drawn, and Redis decides. What is accepted is carried out
     /// whether or not the caller stays.
     pub async fn submit(self: &Arc<Self>, request: Request) -> Result<Accepted, Refusal> {
-        todo!()
+        self.check_open()?;
+        let mut masks: Vec<Secret> =
+            vars::check(&request.vars, &request.app.vars)?.into_iter().map(Secret::new).collect();
+        masks.extend(request.secret);
+        let id = clock::draw_job_id();
+        let idempotency = request.idempotency_key.map(|key| {
+            let text = format!("{}\0{}", request.when_busy, Value::Object(request.vars.clone()));
+            let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+            (key, digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+        });
+        let secrets = JobSecrets { vars: request.vars, masks };
+        let new = NewJob {
+            id,
+            deployment_id: request.app.deployment_id,
+            inventory: request.app.inventory,
+            action: request.app.action,
+            when_busy: request.when_busy,
+            sealed: self.parts.pepper.seal(id, &secrets),
+            idempotency,
+        };
+        // Asking twice with one id is harmless, and makes good a first reply that was lost.
+        let submitted = match self.parts.store.submit(&new).await {
+            Err(StoreError::NotReached(_)) => self.noting(self.parts.store.submit(&new).await)?,
+            first => self.noting(first)?,
+        };
+        tracing::info!(job.id = %id, app = %new.deployment_id, inventory = %new.inventory, answer = ?submitted, "request");
+        match submitted {
+            Submitted::Started(held) => {
+                self.supervise(held, true);
+                Ok(Accepted { job: id, position: None })
+            }
+            Submitted::Queued { position } => Ok(Accepted { job: id, position: Some(position) }),
+            Submitted::Exists(job) => Ok(Accepted { job, position: None }),
+            Submitted::KeyReused => Err(Refusal::KeyReused),
+            Submitted::Busy { holder } => Err(Refusal::Busy { holder }),
+            Submitted::Frozen(freeze) => Err(Refusal::Frozen(freeze)),
+        }
     }
 
     /// Records the wish to cancel a job; its supervisor, wherever it runs, carries it out. An ended job is left as it is.
-    pub async fn cancel(self: &Arc<Self>, job: JobId, by: &str) -> Result<Record, Refusal> {
-        todo!()
+    pub async fn cancel(&self, job: JobId, by: &str) -> Result<Record, Refusal> {
+        let reason = format!("canceled by {by}");
+        let record = self.noting(self.parts.store.intend(job, Intent::Cancel, Some(&reason)).await)?;
+        record.ok_or(Refusal::Unknown)
     }
 
     /// Frees an inventory: refused while its container runs unless forced; forced, the container is killed and seen gone first.
     /// Returns the job that held it.
-    pub async fn unlock(
-        self: &Arc<Self>,
-        inventory: &Inventory,
-        reason: &str,
-        by: &str,
-        force: bool,
-    ) -> Result<JobId, Refusal> {
-        todo!()
+    pub async fn unlock(&self, inventory: &Inventory, reason: &str, by: &str, force: bool) -> Result<JobId, Refusal> {
+        let (locks, _) = self.noting(self.parts.store.locks().await)?;
+        let lock = locks.into_iter().find(|lock| lock.inventory == *inventory).ok_or(Refusal::Unknown)?;
+        let holder = lock.holder.ok_or(Refusal::Unknown)?;
+        let running = match &lock.record {
+            Some(record) => match self.look(record).await? {
+                Evidence::Own { container, phase: Phase::Running | Phase::Dying } => Some(container),
+                Evidence::Unknown => {
+                    return Err(Refusal::NotReady("the lock's holder runs on an engine not reached here"));
+                }
+                Evidence::Own { phase: Phase::Created | Phase::Ended { .. }, .. }
+                | Evidence::Absent
+                | Evidence::Foreign { .. } => None,
+            },
+            None => {
+                let name = container_name(&self.parts.instance, inventory);
+                let found = self.parts.engine.inspect(&name).await?;
+                found.filter(|found| matches!(found.phase, Phase::Running | Phase::Dying)).map(|found| found.container)
+            }
+        };
+        if running.is_some() && !force {
+            return Err(Refusal::StillRunning { holder });
+        }
+        let mut news = self.parts.store.news(holder);
+        if lock.record.is_some() {
+            let reason = format!("unlocked by {by}: {reason}");
+            self.noting(self.parts.store.intend(holder, Intent::Cancel, Some(&reason)).await)?;
+        }
+        if let Some(container) = running {
+            self.parts.engine.signal(&container, Signal::Kill).await?;
+            self.parts.engine.wait(&container, UNLOCK_PATIENCE).await?;
+        }
+        if lock.record.is_none() {
+            self.noting(self.parts.store.free_orphan(inventory, &holder.to_string()).await)?;
+            return Ok(holder);
+        }
+        self.told.notify_one();
+        let ended = async {
+            loop {
+                news.state.mark_unchanged();
+                match self.parts.store.record(holder).await? {
+                    Some(record) if !record.state.is_ended() => {}
+                    Some(_) | None => return Ok(holder),
+                }
+                if news.state.changed().await.is_err() {
+                    return Err(Refusal::NotReady("shutting down"));
+                }
+            }
+        };
+        tokio::time::timeout(UNLOCK_PATIENCE, ended)
+            .await
+            .unwrap_or(Err(Refusal::NotReady("the job's end has been asked for and has not been seen yet")))
     }
 
     /// Gives a free lock to the first that waits, after a freeze was lifted.
     pub async fn grant(self: &Arc<Self>, inventory: &Inventory) -> Result<(), Refusal> {
-        todo!()
+        if let Some(held) = self.noting(self.parts.store.grant(inventory).await)? {
+            self.supervise(held, true);
+        }
+        Ok(())
     }
 
     /// Whether requests can be served.
     pub async fn readiness(&self) -> Readiness {
-        todo!()
+        let standing = self.standing();
+        let redis = match self.parts.store.ping().await {
+            Ok(()) => None,
+            Err(error) => Some(error.to_string()),
+        };
+        let reconciler = match standing.last_pass {
+            None => Some("the state of Redis has not been compared with the engine yet".to_owned()),
+            Some(at) if at.elapsed() > PASS * 4 => Some(format!("the last pass was {} s ago", at.elapsed().as_secs())),
+            Some(_) => None,
+        };
+        Readiness { redis, engine: standing.engine, reconciler }
+    }
+
+    /// Counts for `/metrics`.
+    pub fn counts(&self) -> Counts {
+        let standing = self.standing();
+        Counts {
+            supervised: self.supervised().len() as u64,
+            adopted: standing.adopted,
+            rebuilt: standing.rebuilt,
+            last_pass_ms: standing.last_pass_ms,
+        }
+    }
+
+    /// Requests are taken once state is known, and until the stop.
+    fn check_open(&self) -> Result<(), Refusal> {
+        if self.stop.is_cancelled() {
+            return Err(Refusal::NotReady("shutting down"));
+        }
+        if self.standing().last_pass.is_none() {
+            return Err(Refusal::NotReady("the state of Redis has not been compared with the engine yet"));
+        }
+        Ok(())
+    }
+
+    /// Passes a result on; one that says that Redis' memory is strange tells the reconciler.
+    fn noting<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(StoreError::Epoch) = result {
+            self.told.notify_one();
+        }
+        result
+    }
+
+    fn standing(&self) -> Standing {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn stand(&self, change: impl FnOnce(&mut Standing)) {
+        change(&mut self.standing.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn supervised(&self) -> std::sync::MutexGuard<'_, HashSet<JobId>> {
+        self.supervised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -227,6 +227,15 @@ impl Store {
         todo!()
     }
 
+    /// The name under which this dispatcher supervises.
+    pub fn dispatcher(&self) -> &str {
+        todo!()
+    }
+    /// The epoch known here.
+    pub fn epoch(&self) -> Option<String> {
+        todo!()
+    }
+
     // ---- the memory -------------------------------------------------------------------------------------------------
 
     /// Compares Redis' epoch and count with what is known here; knows the epoch that it finds when another has rebuilt it.

@@ -1,0 +1,187 @@
+//! The reconciler: compares Redis with the engine, at start, when told, and on a timer. The one way to recover.
+//!
+//! It takes no input and is idempotent: every pass reads both sides anew and does what is missing. What it does is little,
+//! because a job's supervisor settles the rest: it sees to it that every live job has a supervisor, that free locks reach those who
+//! wait, that nothing ended is left lying about, and that Redis' memory is the engine's truth.
+
+use std::sync::Arc;
+
+use super::supervise::Trouble;
+use super::{Dispatcher, PASS};
+use crate::clock;
+use crate::engine::{EngineError, Found, ended_name};
+use crate::model::job::{Record, State};
+use crate::model::settle::Phase;
+use crate::store::{Memory, Rescued, StoreError};
+
+use super::launch::SEALED;
+
+/// The largest sealed file that is read back, in bytes.
+const SEALED_MAX: u64 = 1024 * 1024;
+
+impl Dispatcher {
+    /// Passes until the stop.
+    pub(super) async fn reconcile(self: Arc<Self>) {
+        loop {
+            let passed = self.stop.run_until_cancelled(self.pass()).await;
+            let retry = match passed {
+                None => return,
+                Some(Ok(())) => {
+                    self.stand(|standing| {
+                        standing.last_pass = Some(tokio::time::Instant::now());
+                        standing.last_pass_ms = Some(clock::wall_ms());
+                        standing.engine = None;
+                        standing.redis = None;
+                    });
+                    PASS
+                }
+                Some(Err(trouble)) => {
+                    tracing::warn!(error = %trouble, "the reconciler could not pass; it tries again");
+                    self.stand(|standing| match &trouble {
+                        Trouble::Store(error) => standing.redis = Some(error.to_string()),
+                        Trouble::Engine(error) => standing.engine = Some(error.to_string()),
+                        Trouble::File { .. } => {}
+                    });
+                    PASS / 10
+                }
+            };
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = self.told.notified() => {}
+                () = tokio::time::sleep(retry) => {}
+            }
+        }
+    }
+
+    /// One pass.
+    async fn pass(self: &Arc<Self>) -> Result<(), Trouble> {
+        // The engine is looked at before Redis: what it shows of a job has then been recorded before, if it ever was.
+        let engine_id = self.parts.engine.id().await?;
+        let found = self.parts.engine.list(&self.parts.instance).await?;
+        self.stand(|standing| standing.engine_id = Some(engine_id.clone()));
+        self.parts.store.heartbeat(super::LIFE).await?;
+        if let Memory::Strange { found: epoch } = self.parts.store.memory().await? {
+            return self.rebuild(epoch.as_deref(), &engine_id).await;
+        }
+        for container in &found {
+            if let Some(labels) = &container.labels {
+                match self.parts.store.record(labels.job).await? {
+                    Some(record) => self.tidy(container, &record).await?,
+                    None => {
+                        // A record is written before its container is made, so Redis has forgotten it: it is older than the engine.
+                        tracing::warn!(job.id = %labels.job, container = %container.container, "Redis does not know this container's job");
+                        let Memory::Known = self.parts.store.memory().await? else {
+                            return Err(StoreError::Epoch.into());
+                        };
+                        let epoch = self.parts.store.epoch();
+                        return self.rebuild(epoch.as_deref(), &engine_id).await;
+                    }
+                }
+            }
+        }
+        self.adopt_orphans().await?;
+        for inventory in self.parts.store.waiting().await? {
+            if let Some(held) = self.parts.store.grant(&inventory).await? {
+                self.supervise(held, true);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a supervisor to every live job that has none.
+    async fn adopt_orphans(self: &Arc<Self>) -> Result<(), Trouble> {
+        let (live, unreadable) = self.parts.store.live().await?;
+        for key in unreadable {
+            tracing::error!(
+                key,
+                "a job's record cannot be read; its lock is freed by `lockstep unlock` once its container is gone"
+            );
+        }
+        for job in live {
+            let id = job.record.id;
+            let mine = job.record.owner.as_deref() == Some(self.parts.store.dispatcher());
+            if job.record.state == State::Queued
+                || (mine && self.supervised().contains(&id))
+                || (!mine && job.owner_alive)
+            {
+                continue;
+            }
+            if let Some(held) = self.parts.store.adopt(id, job.record.lease).await? {
+                tracing::info!(job.id = %id, lease = held.lease(), "job adopted");
+                self.stand(|standing| standing.adopted += 1);
+                self.supervise(held, false);
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves away and removes what is left of a job that is over.
+    async fn tidy(&self, container: &Found, record: &Record) -> Result<(), Trouble> {
+        if !record.state.is_ended() {
+            return Ok(());
+        }
+        let engine = &self.parts.engine;
+        match container.phase {
+            Phase::Running | Phase::Dying => {
+                tracing::error!(job.id = %record.id, container = %container.container, "a container runs although its job is over; it is left to end by itself");
+            }
+            Phase::Created => engine.remove(&container.container).await?,
+            Phase::Ended { .. } => {
+                let name = ended_name(&self.parts.instance, &record.inventory, record.id);
+                if container.name != name {
+                    engine.rename(&container.container, &name).await?;
+                }
+                let keep = u64::try_from(self.parts.runner.keep.as_millis()).unwrap_or(u64::MAX);
+                let ended = record.ended_ms.unwrap_or_default();
+                if self.parts.store.now_ms().await?.saturating_sub(ended) >= keep {
+                    engine.remove(&container.container).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces what Redis believes by what the engine shows. The next pass adopts what runs.
+    async fn rebuild(self: &Arc<Self>, epoch: Option<&str>, engine_id: &str) -> Result<(), Trouble> {
+        tracing::warn!(?epoch, "Redis came back empty or older; its state is rebuilt from the engine");
+        let mut rescued = Vec::new();
+        for container in self.parts.engine.list(&self.parts.instance).await? {
+            rescued.extend(self.rescue(container).await?);
+        }
+        if self.parts.store.rebuild(epoch, &clock::draw_name(), engine_id, &rescued).await? {
+            tracing::warn!(rescued = rescued.len(), "the state of Redis was rebuilt");
+            self.stand(|standing| standing.rebuilt += 1);
+        }
+        self.parts.store.memory().await?;
+        self.told.notify_one();
+        Ok(())
+    }
+
+    /// What a container says about its job. One that was never started is removed.
+    async fn rescue(&self, container: Found) -> Result<Option<Rescued>, Trouble> {
+        let Some(labels) = container.labels else { return Ok(None) };
+        let never_started = container.phase == Phase::Created
+            && match self.parts.engine.remove(&container.container).await {
+                Ok(()) => true,
+                // It was started in between.
+                Err(EngineError::Refused { .. }) => false,
+                Err(error) => return Err(error.into()),
+            };
+        let sealed = if never_started {
+            None
+        } else {
+            self.parts.engine.read_file(&container.container, SEALED, SEALED_MAX).await?
+        };
+        let ended = ended_name(&self.parts.instance, &labels.inventory, labels.job);
+        Ok(Some(Rescued {
+            job: labels.job,
+            deployment_id: labels.deployment_id,
+            inventory: labels.inventory,
+            action: labels.action,
+            fence: labels.fence,
+            holds: !never_started && container.name != ended,
+            container: (!never_started).then_some(container.container),
+            sealed,
+        }))
+    }
+}

@@ -1,0 +1,266 @@
+//! One job from lock to end: its single writer.
+//!
+//! The loop reads what is recorded, looks at the engine, asks [`next_step`] and does it, until the job has ended or is
+//! somebody else's. Nothing is remembered between rounds but `assumed`, what the step before has just shown, so that the
+//! plain way (create, confirm, start, follow) costs no extra look.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Dispatcher;
+use crate::engine::{EngineError, container_name, ended_name};
+use crate::model::ids::JobId;
+use crate::model::job::{Outcome, Record};
+use crate::model::lock::Held;
+use crate::model::output::{Move, next_move, tail_place};
+use crate::model::settle::{Evidence, Step, next_step};
+use crate::store::StoreError;
+
+/// Pause before a step that met trouble is tried again: the first, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Why a round came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    /// Redis.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A file of this machine that a container is to be given.
+    #[error("{what} could not be read: {cause}")]
+    File {
+        /// Which one.
+        what: String,
+        /// Why.
+        cause: std::io::Error,
+    },
+}
+
+impl Dispatcher {
+    /// Starts the task that carries a job to its end. `fresh`: the lock has just been given, and nothing was tried yet.
+    pub(super) fn supervise(self: &Arc<Self>, held: Held, fresh: bool) {
+        if !self.supervised().insert(held.job()) {
+            return;
+        }
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            let job = held.job();
+            let listed = Listed { dispatcher: &this, job };
+            let next = this.stop.run_until_cancelled(this.carry(&held, fresh)).await.flatten();
+            drop(listed);
+            if let Some(next) = next {
+                this.supervise(next, true);
+            }
+        });
+    }
+
+    /// Carries a job to its end, through any trouble that passes. Returns the next holder of the lock, if it was handed over here.
+    async fn carry(self: &Arc<Self>, held: &Held, fresh: bool) -> Option<Held> {
+        let mut pause = PAUSE.0;
+        let mut assumed = fresh.then_some(Evidence::Absent);
+        loop {
+            let begun = tokio::time::Instant::now();
+            let trouble = match self.drive(held, assumed.take()).await {
+                Ok(next) => return next,
+                Err(trouble) => trouble,
+            };
+            match &trouble {
+                Trouble::Store(StoreError::Stale(why)) => {
+                    tracing::info!(job.id = %held.job(), lease = held.lease(), why, "the job is not supervised here any more");
+                    self.told.notify_one();
+                    return None;
+                }
+                Trouble::Store(StoreError::Epoch) => {
+                    tracing::info!(job.id = %held.job(), "Redis holds another state; the reconciler settles the job");
+                    self.told.notify_one();
+                    return None;
+                }
+                Trouble::Store(StoreError::NotReached(_) | StoreError::Unreadable(_))
+                | Trouble::Engine(_)
+                | Trouble::File { .. } => {
+                    tracing::warn!(job.id = %held.job(), error = %trouble, "trouble; the job's step is tried again");
+                }
+            }
+            pause = if begun.elapsed() > PAUSE.1 { PAUSE.0 } else { (pause * 2).min(PAUSE.1) };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Step after step until the job has ended.
+    async fn drive(self: &Arc<Self>, held: &Held, mut assumed: Option<Evidence>) -> Result<Option<Held>, Trouble> {
+        loop {
+            let record = self.own_record(held).await?;
+            let evidence = match assumed.take() {
+                Some(evidence) => evidence,
+                None if record.exit_code.is_some() => Evidence::Unknown,
+                None => self.look(&record).await?,
+            };
+            let step = next_step(&record, &evidence);
+            tracing::debug!(job.id = %held.job(), ?evidence, ?step, "next step");
+            match step {
+                Step::Leave => return Ok(None),
+                Step::Wait => self.wait(held).await,
+                Step::Launch => assumed = self.launch(held, &record).await?,
+                Step::Discard { container } => self.discard(held, &record, &container).await?,
+                Step::Recognize { container } => {
+                    let engine = self.engine_id().await?;
+                    self.parts.store.recognize(held, &engine, &container).await?;
+                }
+                Step::Follow => self.follow(held, &record).await?,
+                Step::Clear { container } => self.clear(&container).await?,
+                Step::Finish(outcome) => return self.finish(held, &record, outcome, None).await,
+                Step::End { outcome, reason } => {
+                    let reason = record.intent.is_none().then_some(reason);
+                    return self.finish(held, &record, outcome, reason).await;
+                }
+            }
+        }
+    }
+
+    /// The job's record, if it is supervised under this lease still.
+    pub(super) async fn own_record(&self, held: &Held) -> Result<Record, Trouble> {
+        let record = self.parts.store.record(held.job()).await?;
+        let record = record.ok_or_else(|| StoreError::Stale("the job has no record".into()))?;
+        if record.lease != held.lease() {
+            return Err(StoreError::Stale(format!("lease {} has taken over", record.lease)).into());
+        }
+        Ok(record)
+    }
+
+    /// The engine's own id, as last seen, or asked for now.
+    pub(super) async fn engine_id(&self) -> Result<String, EngineError> {
+        match self.standing().engine_id {
+            Some(id) => Ok(id),
+            None => self.parts.engine.id().await,
+        }
+    }
+
+    /// What the engine shows of a job's container.
+    pub(super) async fn look(&self, record: &Record) -> Result<Evidence, EngineError> {
+        if let Some(container) = &record.container {
+            let found = self.parts.engine.inspect(container).await?;
+            // Absence counts only on the engine that the record names, so that one is asked who it is.
+            return Ok(match found {
+                Some(found) => Evidence::Own { container: found.container, phase: found.phase },
+                None if record.engine.as_ref() == Some(&self.parts.engine.id().await?) => Evidence::Absent,
+                None => Evidence::Unknown,
+            });
+        }
+        let name = container_name(&self.parts.instance, &record.inventory);
+        let Some(found) = self.parts.engine.inspect(&name).await? else {
+            return Ok(Evidence::Absent);
+        };
+        let Some(labels) = found.labels else {
+            tracing::error!(container = %found.container, name, "a container that is not Lockstep's bears an inventory's name; remove it");
+            return Ok(Evidence::Unknown);
+        };
+        if labels.job == record.id {
+            return Ok(Evidence::Own { container: found.container, phase: found.phase });
+        }
+        let over = match self.parts.store.record(labels.job).await {
+            Ok(other) => other.is_none_or(|other| other.state.is_ended()),
+            Err(_) => return Ok(Evidence::Unknown),
+        };
+        Ok(Evidence::Foreign { container: found.container, phase: found.phase, job: labels.job, over })
+    }
+
+    /// Waits for news of the job, or a while.
+    async fn wait(&self, held: &Held) {
+        let mut news = self.parts.store.news(held.job());
+        let _ = tokio::time::timeout(PAUSE.1 / 4, news.state.changed()).await;
+    }
+
+    /// Forgets and removes a container that was never started. It is forgotten first: should a late start by a supervisor of
+    /// the past get in between, the container is found running under the inventory's name and recognized.
+    async fn discard(&self, held: &Held, record: &Record, container: &str) -> Result<(), Trouble> {
+        if record.container.is_some() {
+            self.parts.store.unconfirm(held, container).await?;
+        }
+        match self.parts.engine.remove(container).await {
+            // It was started meanwhile: the next look says so.
+            Ok(()) | Err(EngineError::Refused { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Moves an ended container of a job that is over out of the way.
+    async fn clear(&self, container: &str) -> Result<(), Trouble> {
+        if let Some(found) = self.parts.engine.inspect(container).await?
+            && let Some(labels) = found.labels
+        {
+            let name = ended_name(&self.parts.instance, &labels.inventory, labels.job);
+            self.parts.engine.rename(container, &name).await?;
+        }
+        Ok(())
+    }
+
+    /// The end of a job: container out of the way, output completed, then outcome and lock in one script.
+    pub(super) async fn finish(
+        self: &Arc<Self>,
+        held: &Held,
+        record: &Record,
+        outcome: Outcome,
+        reason: Option<&str>,
+    ) -> Result<Option<Held>, Trouble> {
+        if let Some(container) = &record.container {
+            let name = ended_name(&self.parts.instance, &record.inventory, record.id);
+            self.parts.engine.rename(container, &name).await?;
+        }
+        self.complete_output(held, record).await?;
+        let next = self.parts.store.finish(held, outcome, reason, self.parts.job.retention).await?;
+        tracing::info!(job.id = %held.job(), inventory = %held.inventory(), %outcome, exit_code = record.exit_code, "job ended");
+        if let Some(container) = record.container.clone() {
+            self.remove_later(container);
+        }
+        Ok(next)
+    }
+
+    /// Moves what the ring kept behind the head.
+    async fn complete_output(&self, held: &Held, record: &Record) -> Result<(), Trouble> {
+        let (at, limit, job) = (record.output, self.parts.job.output_limit, held.job());
+        if at.text == at.head {
+            return Ok(());
+        }
+        let half = limit / 2;
+        let place = tail_place(at, limit);
+        let mut start = self.parts.store.ring(job, place, 4.min(half - place)).await?;
+        if start.len() < 4 {
+            start.extend(self.parts.store.ring(job, 0, 4 - start.len() as u64).await?);
+        }
+        loop {
+            let readable = self.parts.store.readable(job).await?;
+            match next_move(at, limit, readable, &start) {
+                Move::Announce(line) => self.parts.store.announce(held, readable, &line).await?,
+                Move::Copy { at, count } => self.parts.store.move_ring(held, readable, at, count).await?,
+                Move::Done => return Ok(()),
+            }
+        }
+    }
+
+    /// Removes an ended container once `runner.keep` has passed. The reconciler does it if this process does not.
+    fn remove_later(self: &Arc<Self>, container: String) {
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            let keep = tokio::time::sleep(this.parts.runner.keep);
+            if this.stop.run_until_cancelled(keep).await.is_some()
+                && let Err(error) = this.parts.engine.remove(&container).await
+            {
+                tracing::warn!(container, %error, "an ended container could not be removed; the reconciler tries again");
+            }
+        });
+    }
+}
+
+/// Takes a job off the list of those supervised here, however its task ends.
+struct Listed<'a> {
+    dispatcher: &'a Dispatcher,
+    job: JobId,
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        self.dispatcher.supervised().remove(&self.job);
+    }
+}
