@@ -1,10 +1,8 @@
 """What the tests share: the folder under test, a certificate, and an HTTPS server that plays the dispatcher."""
 
-import contextlib
 import http.server
 import importlib.util
 import json
-import os
 import ssl
 import subprocess
 import threading
@@ -63,7 +61,20 @@ class FakeApi:
                 for name, value in headers.items():
                     self.send_header(name, value)
                 if status != 204:
+                    self.send_header("Content-Type", "application/json")
                     self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def do_GET(self):
+                status, _headers, answer = fake.answer(self.path, None)
+                content = json.dumps(answer).encode()
+                with fake.arrived:
+                    fake.requests.append((self.path, dict(self.headers), None, 0))
+                    fake.arrived.notify_all()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
 
@@ -103,16 +114,3 @@ class FakeApi:
     @property
     def bodies(self):
         return [body for _path, _headers, body, _size in self.requests]
-
-
-@contextlib.contextmanager
-def environment(**values):
-    """Variables of the environment, for a while; None removes one."""
-    before = {name: os.environ.get(name) for name in values}
-    for name, value in values.items():
-        os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, str(value))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)

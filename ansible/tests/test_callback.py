@@ -35,8 +35,12 @@ PLAYBOOK = """
       when: false
     - name: Outputs
       ansible.builtin.set_stats:
-        data: {version: "1.2", list: ["{{ inventory_hostname }}"]}
+        data: {list: ["{{ inventory_hostname }}"]}
       when: inventory_hostname != 'bad'
+    - name: Output of the run
+      ansible.builtin.set_stats:
+        data: {version: "1.2"}
+        aggregate: false
     - name: Outputs of a host
       ansible.builtin.set_stats:
         data: {url: "https://{{ inventory_hostname }}/"}
@@ -127,7 +131,7 @@ class WholeRun(Case):
         # Each task that was begun counts once, however many hosts it had.
         self.assertEqual(last["tasks_done"], output.count("\nTASK ["))
         counts = {"unreachable": 0, "skipped": 4, "rescued": 1, "ignored": 1, "changed": 2}
-        self.assertEqual(last["recap"]["good"], {**counts, "ok": 8, "failed": 0})
+        self.assertEqual(last["recap"]["good"], {**counts, "ok": 9, "failed": 0})
         self.assertEqual({host: entry["failed"] for host, entry in last["recap"].items()}, {"good": 0, "bad": 1, "secretive": 1, "loop": 1})
         for host, entry in last["recap"].items():
             line = next(line for line in output.splitlines() if line.startswith(host + " "))
