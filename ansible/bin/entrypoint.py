@@ -1,0 +1,200 @@
+#!/usr/bin/python3
+"""Entrypoint of the runner container: turns the container's command into one run of Ansible.
+
+    app-deploy <inventory> <job_id>   playbooks/app-deploy.yml on inventories/<inventory>
+    announce-apps                     the list of apps, made from inventories/, to the dispatcher
+
+After the checks this process becomes ansible-playbook, so that a signal reaches it and the exit code is its own.
+The checks end with codes that ansible-playbook does not use:
+
+    64  unknown action or wrong arguments     73  no writable temporary folder
+    65  vars.json is not what it must be      78  a file of /run/lockstep or a variable of the environment is missing
+    66  no such inventory
+
+announce-apps adds 65 (an inventory cannot be read), 69 (the dispatcher was not reached in time), 76 (it answered
+something unexpected or refused the list) and 77 (it refused the credential).
+"""
+
+import json
+import os
+import pwd
+import re
+import sys
+import tempfile
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# LOCKSTEP_RUN_DIR is for runs by hand and for tests.
+RUN = os.environ.get("LOCKSTEP_RUN_DIR", "/run/lockstep")
+# Mounted by the operator where inventories are encrypted; Ansible's own variable goes first.
+VAULT_PASSWORD = "/run/secrets/vault-password"
+
+USAGE, DATA, NO_INVENTORY, CANNOT_CREATE, CONFIG = 64, 65, 66, 73, 78
+
+# The name of a folder, never a path or an option.
+INVENTORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+JOB_ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+FENCE = re.compile(r"[1-9][0-9]{0,19}")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Refused(Exception):
+    """The run does not begin. `code` is the exit code."""
+
+    def __init__(self, code, message):
+        super().__init__(message)
+        self.code = code
+
+
+def checked(pattern, what, value):
+    if not pattern.fullmatch(value):
+        raise Refused(USAGE, f"{what} {value[:80]!r} is not valid")
+    return value
+
+
+def run_file(name):
+    """Path of a file that the dispatcher puts into the container."""
+    path = os.path.join(RUN, name)
+    try:
+        with open(path, "rb"):
+            return path
+    except OSError as error:
+        raise Refused(
+            CONFIG,
+            f"{path} cannot be read ({error.strerror}): the dispatcher puts it there; "
+            "when running by hand, mount a folder with vars.json, token and ca.crt",
+        ) from error
+
+
+def required(environ, name):
+    value = environ.get(name, "")
+    if not value:
+        raise Refused(CONFIG, f"the variable {name} is missing from the environment: the dispatcher sets it")
+    return value
+
+
+def same_as_environment(environ, name, value):
+    """Argument and environment say the same thing twice; where they differ, neither is to be trusted."""
+    if environ.setdefault(name, value) != value:
+        raise Refused(CONFIG, f"{name} is {environ[name][:80]!r}, the argument is {value!r}")
+
+
+def literal(value):
+    """The value, marked so that Ansible never evaluates a template in it.
+
+    vars come from outside. Ansible evaluates templates in extra variables, on the controller, and
+    `{{ lookup('pipe', …) }}` is one.
+    """
+    if isinstance(value, str):
+        return {"__ansible_unsafe": value}
+    if isinstance(value, list):
+        return [literal(item) for item in value]
+    if isinstance(value, dict):
+        for key in value:
+            if key.startswith("__ansible") or "{{" in key or "{%" in key:
+                raise Refused(DATA, f"vars.json: the key {key[:80]!r} is not allowed")
+        return {key: literal(item) for key, item in value.items()}
+    return value
+
+
+def extra_vars(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = json.load(file)
+    except ValueError as error:
+        # The error's text may quote the file, whose values may be secret.
+        raise Refused(DATA, f"{path} is not JSON in UTF-8 ({type(error).__name__})") from error
+    if not isinstance(values, dict):
+        raise Refused(DATA, f"{path} holds a {type(values).__name__}, it must be an object")
+    for name in values:
+        if not VARIABLE.fullmatch(name):
+            raise Refused(DATA, f"{path}: {name[:80]!r} is not the name of a variable")
+        if name.startswith("ansible_"):
+            raise Refused(DATA, f"{path}: {name[:80]!r}: variables of Ansible's own cannot be set by a job")
+    return literal(values)
+
+
+def private_folder():
+    try:
+        return tempfile.mkdtemp(prefix="lockstep-")
+    except OSError as error:
+        raise Refused(
+            CANNOT_CREATE, f"no temporary folder can be made ({error.strerror}): with a read-only root, give /tmp a tmpfs"
+        ) from error
+
+
+def write(path, text):
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    return path
+
+
+def prepare(environ, folder):
+    """Environment of a run whose only writable place is `folder`, under whatever uid."""
+    environ.setdefault("ANSIBLE_CONFIG", os.path.join(ROOT, "ansible.cfg"))
+    environ.setdefault("ANSIBLE_HOME", os.path.join(folder, "ansible"))
+    environ.setdefault("ANSIBLE_LOCAL_TEMP", os.path.join(folder, "tmp"))
+    environ.setdefault("ANSIBLE_SSH_CONTROL_PATH_DIR", os.path.join(folder, "cp"))
+    environ.setdefault("PYTHONUNBUFFERED", "1")
+    if not environ.get("ANSIBLE_VAULT_PASSWORD_FILE") and os.access(VAULT_PASSWORD, os.R_OK):
+        environ["ANSIBLE_VAULT_PASSWORD_FILE"] = VAULT_PASSWORD
+    if environ.get("HOME", "/") == "/":
+        environ["HOME"] = "/home/runner"
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        uid, gid, home = os.getuid(), os.getgid(), environ["HOME"]
+        environ["NSS_WRAPPER_PASSWD"] = write(f"{folder}/passwd", f"runner:x:{uid}:{gid}::{home}:/bin/sh\n")
+        environ["NSS_WRAPPER_GROUP"] = write(f"{folder}/group", f"runner:x:{gid}:\n")
+        environ["LD_PRELOAD"] = "libnss_wrapper.so"
+
+
+def app_deploy(arguments, environ):
+    if len(arguments) != 2:
+        raise Refused(USAGE, "usage: app-deploy <inventory> <job_id>")
+    inventory = checked(INVENTORY, "inventory", arguments[0])
+    job_id = checked(JOB_ID, "job_id", arguments[1])
+    path = os.path.join(ROOT, "inventories", inventory)
+    if not os.path.exists(path):
+        raise Refused(NO_INVENTORY, f"inventory {inventory!r} is not in {os.path.dirname(path)} of this image")
+    same_as_environment(environ, "LOCKSTEP_INVENTORY", inventory)
+    same_as_environment(environ, "LOCKSTEP_JOB_ID", job_id)
+    if not FENCE.fullmatch(required(environ, "LOCKSTEP_FENCE")):
+        raise Refused(CONFIG, f"LOCKSTEP_FENCE is {environ['LOCKSTEP_FENCE'][:80]!r}, it must be a number above 0")
+    required(environ, "LOCKSTEP_URL")
+    run_file("token")
+    run_file("ca.crt")
+    values = extra_vars(run_file("vars.json"))
+
+    folder = private_folder()
+    prepare(environ, folder)
+    file = write(os.path.join(folder, "vars.json"), json.dumps(values))
+    playbook = os.path.join(ROOT, "playbooks", "app-deploy.yml")
+    command = ["ansible-playbook", "-i", path, "-e", f"@{file}", playbook]
+    os.execvpe(command[0], command, environ)
+
+
+def announce_apps(arguments, environ):
+    if arguments:
+        raise Refused(USAGE, "usage: announce-apps")
+    url, token, ca = required(environ, "LOCKSTEP_URL"), run_file("token"), run_file("ca.crt")
+    prepare(environ, private_folder())
+    command = [os.path.join(ROOT, "bin", "announce_apps.py"), "--url", url, "--token-file", token, "--ca-cert", ca]
+    os.execve(command[0], command, environ)
+
+
+ACTIONS = {"app-deploy": app_deploy, "announce-apps": announce_apps}
+
+
+def main(argv, environ):
+    try:
+        if not argv or argv[0] not in ACTIONS:
+            known = ", ".join(sorted(ACTIONS))
+            raise Refused(USAGE, f"unknown action {argv[0][:80]!r}: known are {known}" if argv else f"no action: known are {known}")
+        ACTIONS[argv[0]](argv[1:], environ)
+    except Refused as refused:
+        print(f"lockstep: {refused}", file=sys.stderr, flush=True)
+        return refused.code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], dict(os.environ)))
