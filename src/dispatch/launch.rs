@@ -86,7 +86,14 @@ impl Dispatcher {
             Err(error) if error.is_transient() => return Err(error.into()),
             Err(error) => return self.fail(held, None, &error.to_string()).await,
         };
-        engine.put_files(&container, &files).await?;
+        match engine.put_files(&container, &files).await {
+            Ok(()) => {}
+            Err(error) if error.is_transient() => return Err(error.into()),
+            Err(error) => {
+                engine.remove(&container).await?;
+                return self.fail(held, None, &error.to_string()).await;
+            }
+        }
         match self.parts.store.confirm(held, &self.engine_id().await?, &container, &digest).await {
             Ok(()) => {}
             Err(StoreError::Stale(why)) => {
@@ -105,15 +112,15 @@ impl Dispatcher {
         Ok(Some(Evidence::Own { container, phase: Phase::Running }))
     }
 
-    /// Ends a job whose container cannot be started, for a reason that will not pass. A container made for it is removed first.
+    /// Ends a job whose container cannot be started, for a reason that will not pass. A confirmed container is removed first.
     async fn fail(
         self: &std::sync::Arc<Self>,
         held: &Held,
-        container: Option<&str>,
+        confirmed: Option<&str>,
         reason: &str,
     ) -> Result<Option<Evidence>, Trouble> {
         tracing::warn!(job.id = %held.job(), reason, "the job cannot be started");
-        if let Some(container) = container {
+        if let Some(container) = confirmed {
             self.parts.store.unconfirm(held, container).await?;
             self.parts.engine.remove(container).await?;
         }

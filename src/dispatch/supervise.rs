@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::Dispatcher;
 use crate::engine::{EngineError, container_name, ended_name};
 use crate::model::ids::JobId;
-use crate::model::job::{Outcome, Record};
+use crate::model::job::{Intent, Outcome, Record};
 use crate::model::lock::Held;
 use crate::model::output::{Move, next_move, tail_place};
 use crate::model::settle::{Evidence, Step, next_step};
@@ -101,7 +101,7 @@ impl Dispatcher {
             tracing::debug!(job.id = %held.job(), ?evidence, ?step, "next step");
             match step {
                 Step::Leave => return Ok(None),
-                Step::Wait => self.wait(held).await,
+                Step::Wait => self.wait(held, &record).await?,
                 Step::Launch => assumed = self.launch(held, &record).await?,
                 Step::Discard { container } => self.discard(held, &record, &container).await?,
                 Step::Recognize { container } => {
@@ -166,10 +166,15 @@ impl Dispatcher {
         Ok(Evidence::Foreign { container: found.container, phase: found.phase, job: labels.job, over })
     }
 
-    /// Waits for news of the job, or a while.
-    async fn wait(&self, held: &Held) {
+    /// Waits for news of the job, or a while. A job that waits before its launch is held to `job.start_timeout`.
+    async fn wait(&self, held: &Held, record: &Record) -> Result<(), Trouble> {
         let mut news = self.parts.store.news(held.job());
         let _ = tokio::time::timeout(PAUSE.1 / 4, news.state.changed()).await;
+        if record.container.is_none() && self.since(record.locked_ms).await? > self.parts.job.start_timeout {
+            let reason = "the inventory's container could not be settled within job.start_timeout";
+            self.parts.store.intend(held.job(), Intent::StartTimeout, Some(reason)).await?;
+        }
+        Ok(())
     }
 
     /// Forgets and removes a container that was never started. It is forgotten first: should a late start by a supervisor of

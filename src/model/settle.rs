@@ -124,3 +124,104 @@ pub fn next_step(record: &Record, evidence: &Evidence) -> Step {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::job::{Intent, WhenBusy};
+    use crate::model::output::Position;
+
+    fn record(state: State) -> Record {
+        Record {
+            id: JobId::new(1, 1),
+            deployment_id: "app".parse().expect("a name"),
+            inventory: "inventory".parse().expect("a name"),
+            action: "app-deploy".parse().expect("a name"),
+            when_busy: WhenBusy::Queue,
+            state,
+            lease: 1,
+            owner: None,
+            fence: None,
+            engine: None,
+            container: None,
+            image_digest: None,
+            intent: None,
+            intent_ms: None,
+            exit_code: None,
+            reason: None,
+            superseded_by: None,
+            created_ms: 0,
+            locked_ms: None,
+            started_ms: None,
+            ended_ms: None,
+            output: Position::default(),
+        }
+    }
+
+    fn own(phase: Phase) -> Evidence {
+        Evidence::Own { container: "c".into(), phase }
+    }
+
+    fn foreign(phase: Phase, over: bool) -> Evidence {
+        Evidence::Foreign { container: "f".into(), phase, job: JobId::new(2, 2), over }
+    }
+
+    const ENDED: Phase = Phase::Ended { exit_code: 3 };
+
+    #[test]
+    fn without_a_recorded_container() {
+        let fresh = record(State::Starting);
+        let canceled = Record { intent: Some(Intent::Cancel), ..record(State::Canceling) };
+        let c = || "c".to_owned();
+        let f = || "f".to_owned();
+        for (record, evidence, step) in [
+            (&fresh, Evidence::Absent, Step::Launch),
+            (&fresh, Evidence::Unknown, Step::Wait),
+            (&fresh, own(Phase::Created), Step::Discard { container: c() }),
+            (&fresh, own(Phase::Running), Step::Recognize { container: c() }),
+            (&fresh, own(ENDED), Step::Recognize { container: c() }),
+            (&fresh, own(Phase::Dying), Step::Wait),
+            (&fresh, foreign(Phase::Running, true), Step::Wait),
+            (&fresh, foreign(Phase::Running, false), Step::Wait),
+            (&fresh, foreign(ENDED, false), Step::Wait),
+            (&fresh, foreign(ENDED, true), Step::Clear { container: f() }),
+            (&fresh, foreign(Phase::Created, true), Step::Discard { container: f() }),
+            (&fresh, foreign(Phase::Created, false), Step::Wait),
+            (&canceled, own(Phase::Created), Step::Discard { container: c() }),
+            (&canceled, own(Phase::Running), Step::Recognize { container: c() }),
+        ] {
+            assert_eq!(next_step(record, &evidence), step, "{evidence:?}");
+        }
+        let Step::End { outcome, .. } = next_step(&canceled, &Evidence::Absent) else { panic!("should end") };
+        assert_eq!(outcome, Outcome::Canceled);
+    }
+
+    #[test]
+    fn a_recorded_container_that_is_gone_is_lost_and_never_launched_again() {
+        for state in [State::Starting, State::Running, State::Canceling] {
+            for intent in [None, Some(Intent::Cancel)] {
+                let record = Record { container: Some("c".into()), intent, ..record(state) };
+                let Step::End { outcome, .. } = next_step(&record, &Evidence::Absent) else { panic!("should end") };
+                assert_eq!(outcome, Outcome::Lost);
+                assert_eq!(next_step(&record, &Evidence::Unknown), Step::Wait);
+                assert_eq!(next_step(&record, &own(Phase::Running)), Step::Follow);
+                assert_eq!(next_step(&record, &own(ENDED)), Step::Follow);
+            }
+        }
+    }
+
+    #[test]
+    fn a_recorded_exit_code_settles_it_whatever_the_engine_shows() {
+        let record = Record { container: Some("c".into()), exit_code: Some(0), ..record(State::Running) };
+        for evidence in [Evidence::Unknown, Evidence::Absent, own(Phase::Running)] {
+            assert_eq!(next_step(&record, &evidence), Step::Finish(Outcome::Succeeded));
+        }
+    }
+
+    #[test]
+    fn what_has_ended_or_waits_is_left() {
+        for state in [State::Queued, State::Ended(Outcome::Failed)] {
+            assert_eq!(next_step(&record(state), &own(Phase::Running)), Step::Leave);
+        }
+    }
+}
