@@ -1,0 +1,69 @@
+# shellcheck shell=bash
+# What the other scripts share: messages, the progress of long steps, and finding out what the machine has.
+# Sourced, never run. Everything is relative to the repository's root.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+LOG_DIR=$ROOT/.demo/log
+# Every image and network made here carries this label, so that `make stop` finds its own and nothing else.
+LABEL=lockstep.project=lockstep
+# BuildKit is used where the CLI has it; the CLI's notice that it has not is of no use to anybody.
+export BUILDKIT_PROGRESS=plain
+
+say() { printf '%s\n' "$*"; }
+warn() { printf 'warning: %s\n' "$*" >&2; }
+die() {
+  printf 'error: %s\n' "$1" >&2
+  shift
+  local line
+  for line in "$@"; do printf '       %s\n' "$line" >&2; done
+  exit 1
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+is_root() { [ "$(id -u)" -eq 0 ]; }
+
+# step <what> <command…>: runs a long command with its output in a log file, and says every few seconds how far it is.
+# The reader is driven by the command's own output, so nothing is delayed by the reporting.
+step() {
+  local what=$1 log every=5 start status
+  shift
+  mkdir -p "$LOG_DIR"
+  log=$LOG_DIR/$(tr -cs 'a-z0-9\n' '-' <<<"${what,,}" | cut -c1-60).log
+  [ -t 1 ] || every=15
+  start=$SECONDS
+  say "==> $what"
+  set +o pipefail
+  { "$@" 2>&1 </dev/null; printf '\nexit status %d\n' $?; } | tee "$log" | report_progress "$every"
+  set -o pipefail
+  status=$(sed -n '$s/^exit status //p' "$log")
+  if [ "${status:-1}" -ne 0 ]; then
+    tail -n 40 "$log" | sed 's/^/    /' >&2
+    die "\"$what\" failed after $((SECONDS - start)) s" "The whole output is in ${log#"$ROOT"/}"
+  fi
+  say "    done in $((SECONDS - start)) s"
+}
+
+report_progress() {
+  local every=$1 line last='' began=$SECONDS told=$SECONDS code
+  while true; do
+    code=0
+    IFS= read -r -t "$every" line || code=$?
+    [ "$code" -eq 0 ] && [ -n "$line" ] && last=$line
+    if [ "$code" -ne 0 ] && [ "$code" -le 128 ]; then return 0; fi # end of the output; above 128 it is the time
+    if [ $((SECONDS - told)) -ge "$every" ]; then
+      printf '    %3d s: %.100s\n' $((SECONDS - began)) "${last//$'\r'/}"
+      told=$SECONDS
+    fi
+  done
+}
+
+# docker-compose of Debian (1.29) or the plugin (v2): the compose file is written for both.
+compose() {
+  if docker compose version >/dev/null 2>&1; then
+    docker compose --project-directory "$ROOT" "$@"
+  elif have docker-compose; then
+    docker-compose --project-directory "$ROOT" "$@"
+  else
+    die "neither \"docker compose\" nor docker-compose is installed" "Run: make setup"
+  fi
+}
