@@ -127,7 +127,7 @@ impl Dispatcher {
         let record = self.parts.store.record(held.job()).await?;
         let intent = record.as_ref().and_then(|record| record.intent);
         let outcome = intent.map_or(Outcome::Failed, Intent::outcome);
-        let next = self.parts.store.finish(held, outcome, Some(reason), self.parts.job.retention).await?;
+        let next = self.parts.store.finish(held, outcome, Some(reason)).await?;
         if let Some(next) = next {
             self.supervise(next, true);
         }
