@@ -179,12 +179,7 @@ impl Installation {
 
 impl Drop for Installation {
     fn drop(&mut self) {
-        let filter = format!("label=lockstep.instance={}", self.instance);
-        let listed = std::process::Command::new("docker").args(["ps", "-aq", "--filter", &filter]).output();
-        let ids = listed.map(|listed| String::from_utf8_lossy(&listed.stdout).into_owned()).unwrap_or_default();
-        for id in ids.split_whitespace() {
-            let _ = std::process::Command::new("docker").args(["rm", "-f", id]).output();
-        }
+        super::support::remove_containers(&format!("lockstep.instance={}", self.instance));
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// A Redis that lives as long as the value. Every answered write is on disk.
-pub struct RedisServer {
+pub(crate) struct RedisServer {
     folder: TempDir,
     port: u16,
     child: Option<Child>,
@@ -15,7 +15,7 @@ pub struct RedisServer {
 
 impl RedisServer {
     /// Starts one and waits until it answers.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let port = free_port();
         let mut server = Self { folder: tempfile::tempdir().expect("a temporary folder"), port, child: None };
         server.restart().await;
@@ -23,22 +23,22 @@ impl RedisServer {
     }
 
     /// Its URL.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
     /// Its port.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// Its process.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("a running Redis").id()
     }
 
     /// Kills it as a crash would.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("Redis can be killed");
             child.wait().expect("Redis ends");
@@ -46,7 +46,7 @@ impl RedisServer {
     }
 
     /// Starts it (again) on the same data, and waits until it answers.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.kill();
         let child = Command::new("redis-server")
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
@@ -64,7 +64,7 @@ impl RedisServer {
     }
 
     /// A connection of its own, to look into it or to change it behind everybody's back.
-    pub async fn connect(&self) -> redis::aio::MultiplexedConnection {
+    pub(crate) async fn connect(&self) -> redis::aio::MultiplexedConnection {
         self.try_connect().await.expect("Redis is reached")
     }
 
@@ -81,7 +81,7 @@ impl Drop for RedisServer {
 }
 
 /// A port that was free a moment ago.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("an address").port()
 }
