@@ -1,9 +1,11 @@
 //! Lockstep: a deployment dispatcher.
 
+pub mod api;
 pub mod clock;
 pub mod config;
 pub mod dispatch;
 pub mod engine;
+pub mod metrics;
 pub mod model;
 pub mod pepper;
 pub mod store;
