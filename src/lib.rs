@@ -5,7 +5,6 @@
 //! CLI's side). `ARCHITECTURE.md` tells the whole.
 
 pub mod api;
-//pub mod api;
 //pub mod client;
 pub mod clock;
 pub mod config;

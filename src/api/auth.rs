@@ -21,7 +21,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::error::{ApiError, Wanted};
-use super::extract::{Named, PathName as _};
+use super::extract::Named;
 use super::{Api, Shared};
 use crate::config::Auth;
 use crate::dispatch::FEED_ACTION;
@@ -146,7 +146,14 @@ impl Api {
     }
 
     /// An app that asks for what is not an app's: told so if its credentials are right.
-    async fn turn_away(&self, id: Option<DeploymentId>, secret: &Secret, from: IpAddr, wanted: Wanted, why: &'static str) -> ApiError {
+    async fn turn_away(
+        &self,
+        id: Option<DeploymentId>,
+        secret: &Secret,
+        from: IpAddr,
+        wanted: Wanted,
+        why: &'static str,
+    ) -> ApiError {
         let Some(id) = id else { return self.failed("", from, wanted).await };
         let door = match self.dispatcher.store().door(&id, from).await {
             Ok(door) => door,
@@ -355,7 +362,9 @@ impl FromRequestParts<Shared> for Reporter {
                 Holder::Job(own) if own == job => Ok(Self(job)),
                 // Another job's id is as unknown as a random one.
                 Holder::Job(_) => Err(ApiError::UnknownJob),
-                Holder::Operator(_) | Holder::Feed => Err(ApiError::Forbidden("Only the job itself reports its progress.")),
+                Holder::Operator(_) | Holder::Feed => {
+                    Err(ApiError::Forbidden("Only the job itself reports its progress."))
+                }
             },
         }
     }
@@ -405,7 +414,8 @@ mod tests {
     #[test]
     fn a_token_has_one_holder() {
         let pepper = Pepper::new(&secret("0123456789abcdef"));
-        let operator = |name: &str, token: &str| config::Operator { name: name.parse().expect("a name"), token: secret(token) };
+        let operator =
+            |name: &str, token: &str| config::Operator { name: name.parse().expect("a name"), token: secret(token) };
         let tokens = Tokens::new(
             &Auth {
                 feed_token: Some(secret("the-feed's-token")),

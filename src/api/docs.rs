@@ -4,12 +4,37 @@ use std::collections::BTreeMap;
 
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder};
-use utoipa::{IntoResponses, Modify};
+use utoipa::{IntoParams, IntoResponses, Modify};
 
-/// A pattern that job ids match.
-pub(super) const JOB_ID: &str = "^[0-7][0-9A-HJKMNP-TV-Z]{25}$";
-/// A pattern that deployment ids and inventories match.
-pub(super) const NAME: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$";
+/// The job in a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "describes a parameter that `extract::Named` reads")]
+pub(super) struct JobPath {
+    /// The job
+    #[param(pattern = "^[0-7][0-9A-HJKMNP-TV-Z]{25}$", example = "01GZEC5GJHFKWMK4Z5A1NM9DPF")]
+    job_id: String,
+}
+
+/// The app in a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "describes a parameter that `extract::Named` reads")]
+pub(super) struct AppPath {
+    /// The app
+    #[param(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", example = "app-one")]
+    deployment_id: String,
+}
+
+/// The inventory in a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "describes a parameter that `extract::Named` reads")]
+pub(super) struct InventoryPath {
+    /// The inventory
+    #[param(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", example = "app-one.epfl.ch")]
+    inventory: String,
+}
 
 /// What the whole document says.
 #[derive(utoipa::OpenApi)]
@@ -67,7 +92,10 @@ impl IntoResponses for Guarded {
             ("422", "A parameter is not of the right form"),
             ("429", "Too many failed attempts; Retry-After says how long"),
             ("500", "A fault of the dispatcher"),
-            ("503", "Redis or the engine is out of reach, state is being rebuilt, or no app is known; Retry-After says when to try again"),
+            (
+                "503",
+                "Redis or the engine is out of reach, state is being rebuilt, or no app is known; Retry-After says when to try again",
+            ),
         ])
     }
 }

@@ -26,7 +26,7 @@ const REPEATED_MAX: usize = 300;
 
 /// Whose credentials an endpoint asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+pub(super) enum Wanted {
     /// An app's: deployment id and secret.
     App,
     /// An app's or an operator's.
@@ -41,7 +41,7 @@ pub enum Wanted {
 
 /// Every way in which a request is not done.
 #[derive(Debug)]
-pub enum ApiError {
+pub(super) enum ApiError {
     /// The body is not JSON.
     MalformedBody(String),
     /// The body, a parameter or a header is not of the right form.
@@ -340,11 +340,15 @@ impl ApiError {
     /// Writes down what the client is not told.
     fn log(&self, face: &Face) {
         match self {
-            Self::Store(error) => tracing::warn!(error = %chain(error), answer = face.word, "Redis did not do what a request needs"),
+            Self::Store(error) => {
+                tracing::warn!(error = %chain(error), answer = face.word, "Redis did not do what a request needs")
+            }
             Self::Engine(error) => {
                 tracing::warn!(error = %chain(error), answer = face.word, "the engine did not do what a request needs");
             }
-            Self::Internal(what) => tracing::error!(error = %what, answer = face.word, "a request met a fault of the dispatcher"),
+            Self::Internal(what) => {
+                tracing::error!(error = %what, answer = face.word, "a request met a fault of the dispatcher")
+            }
             _ if face.status.is_server_error() => tracing::debug!(answer = face.word, "a request could not be served"),
             _ => {}
         }
@@ -395,7 +399,7 @@ impl IntoResponse for ApiError {
 
 /// An error in the seed's form.
 #[derive(Debug)]
-pub struct SeedError {
+pub(super) struct SeedError {
     error: ApiError,
     /// `/job-status/`: existing clients give up on an answer without a string `output`.
     output: bool,
@@ -403,19 +407,19 @@ pub struct SeedError {
 
 impl SeedError {
     /// As every endpoint but one gives it.
-    pub fn plain(error: impl Into<ApiError>) -> Self {
+    pub(super) fn plain(error: impl Into<ApiError>) -> Self {
         Self { error: error.into(), output: false }
     }
 
     /// As `/job-status/` gives it: with an empty `output`.
-    pub fn with_output(error: impl Into<ApiError>) -> Self {
+    pub(super) fn with_output(error: impl Into<ApiError>) -> Self {
         Self { error: error.into(), output: true }
     }
 }
 
 /// `{"error":"…","status":"error"}`, and `output` where a job was asked about.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct SeedRefusal {
+pub(super) struct SeedRefusal {
     /// What happened, and what to do.
     #[schema(value_type = String)]
     pub error: Cow<'static, str>,

@@ -25,7 +25,7 @@ use futures::Stream;
 use serde::{Deserialize, Serialize};
 
 use super::auth::Claim;
-use super::docs::{self, Guarded, OfJob};
+use super::docs::{Guarded, JobPath, OfJob};
 use super::error::ApiError;
 use super::extract::{Named, Query};
 use super::output::whole_characters;
@@ -61,7 +61,7 @@ pub(super) struct Begin {
 #[utoipa::path(
     get, path = "/api/v1/jobs/{job_id}/events", tag = "jobs", operation_id = "events",
     params(
-        ("job_id" = String, Path, description = "The job", pattern = docs::JOB_ID), Begin,
+        JobPath, Begin,
         ("Last-Event-ID" = Option<u64>, Header, description = "Offset at which to resume the output"),
     ),
     responses((status = 200, description = "Events", body = String, content_type = "text/event-stream"), Guarded, OfJob),
@@ -78,7 +78,8 @@ pub(super) async fn events(
     // Listening begins before the first look, so that nothing falls in between.
     let news = api.dispatcher.store().news(job);
     let (_, found) = api.job_of(claim, job).await?;
-    let mut follower = Follower { api, job, news, offset, shown: None, progress: None, next: VecDeque::new(), over: false };
+    let mut follower =
+        Follower { api, job, news, offset, shown: None, progress: None, next: VecDeque::new(), over: false };
     follower.show(found);
     let stream = Sse::new(follower.events()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
     let mut response = stream.into_response();
@@ -90,7 +91,9 @@ pub(super) async fn events(
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
     let Some(value) = headers.get("last-event-id") else { return Ok(None) };
     let offset = value.to_str().ok().and_then(|text| text.trim().parse().ok());
-    offset.map(Some).ok_or_else(|| ApiError::Invalid("Last-Event-ID must be a byte offset, as the id of an output event".into()))
+    offset
+        .map(Some)
+        .ok_or_else(|| ApiError::Invalid("Last-Event-ID must be a byte offset, as the id of an output event".into()))
 }
 
 /// One follower's place.

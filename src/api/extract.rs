@@ -85,7 +85,11 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => ApiError::Invalid(without_value(&error.to_string())),
         serde_json::error::Category::Syntax | serde_json::error::Category::Eof | serde_json::error::Category::Io => {
-            ApiError::MalformedBody(format!("The one received breaks off or goes wrong at line {}, column {}.", error.line(), error.column()))
+            ApiError::MalformedBody(format!(
+                "The one received breaks off or goes wrong at line {}, column {}.",
+                error.line(),
+                error.column()
+            ))
         }
     })
 }
@@ -241,9 +245,14 @@ mod tests {
             let error = parse_object::<JobRequest>(text.as_bytes());
             assert!(matches!(error, Err(ApiError::MalformedBody(_))), "{text:?}: {error:?}");
         }
-        for text in
-            ["[]", "7", "{\"x\": 1}", "{\"vars\": \"hush-hush\"}", "{\"when_busy\": \"now\"}", "{\"vars\": {}, \"vars\": {}}"]
-        {
+        for text in [
+            "[]",
+            "7",
+            "{\"x\": 1}",
+            "{\"vars\": \"hush-hush\"}",
+            "{\"when_busy\": \"now\"}",
+            "{\"vars\": {}, \"vars\": {}}",
+        ] {
             let error = parse_object::<JobRequest>(text.as_bytes());
             let Err(ApiError::Invalid(what)) = error else { panic!("{text:?}: {error:?}") };
             assert!(!what.contains("hush"), "{what}");

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::auth::{App, Caller, Claim, Operator, Reporter, peer};
-use super::docs::{self, Guarded, OfJob, WithBody};
+use super::docs::{AppPath, Guarded, JobPath, OfJob, WithBody};
 use super::error::{ApiError, answer};
 use super::extract::{Json, Named, OptionalJson, Query};
 use super::{Api, Shared, view};
@@ -35,7 +35,7 @@ const KEY_MAX: usize = 255;
 #[utoipa::path(
     post, path = "/api/v1/apps/{deployment_id}/jobs", tag = "jobs", operation_id = "submit",
     params(
-        ("deployment_id" = String, Path, description = "The app", pattern = docs::NAME),
+        AppPath,
         ("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,255}$",
             description = "A name for this very request: repeated within a day, it is answered with the same job"),
     ),
@@ -105,9 +105,9 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
         {
             Ok(Some(key.to_owned()))
         }
-        Ok(_) | Err(_) => {
-            Err(ApiError::Invalid(format!("Idempotency-Key must be 1 to {KEY_MAX} visible ASCII characters, given once")))
-        }
+        Ok(_) | Err(_) => Err(ApiError::Invalid(format!(
+            "Idempotency-Key must be 1 to {KEY_MAX} visible ASCII characters, given once"
+        ))),
     }
 }
 
@@ -115,7 +115,9 @@ impl Api {
     /// Hands a request in, on a task of its own: a client that hangs up meanwhile changes nothing.
     pub(super) async fn submit(self: &Arc<Self>, request: Request) -> Result<Accepted, Refusal> {
         let dispatcher = self.dispatcher.clone();
-        self.finishing(async move { dispatcher.submit(request).await }).await.unwrap_or_else(|what| Err(Refusal::NotReady(what)))
+        self.finishing(async move { dispatcher.submit(request).await })
+            .await
+            .unwrap_or_else(|what| Err(Refusal::NotReady(what)))
     }
 
     /// An app, for an operator.
@@ -168,7 +170,7 @@ impl Api {
 /// Read a job
 #[utoipa::path(
     get, path = "/api/v1/jobs/{job_id}", tag = "jobs", operation_id = "job",
-    params(("job_id" = String, Path, description = "The job", pattern = docs::JOB_ID)),
+    params(JobPath),
     responses((status = 200, description = "The job", body = Job), Guarded, OfJob),
     security(("app" = []), ("operator" = [])),
 )]
@@ -187,7 +189,7 @@ pub(super) async fn job(
 /// it is, and so is one that is being canceled.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{job_id}/cancel", tag = "jobs", operation_id = "cancel",
-    params(("job_id" = String, Path, description = "The job", pattern = docs::JOB_ID)),
+    params(JobPath),
     responses((status = 202, description = "Recorded; the job as it is now", body = Job), Guarded, OfJob),
     security(("app" = []), ("operator" = [])),
 )]
@@ -223,7 +225,9 @@ pub(super) struct Filter {
     #[param(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
     inventory: Option<String>,
     /// Only in one of these states or with one of these outcomes; several are separated by commas
-    #[param(pattern = r"^(queued|starting|running|canceling|finished|succeeded|failed|canceled|timed_out|superseded|lost)(,(queued|starting|running|canceling|finished|succeeded|failed|canceled|timed_out|superseded|lost))*$")]
+    #[param(
+        pattern = r"^(queued|starting|running|canceling|finished|succeeded|failed|canceled|timed_out|superseded|lost)(,(queued|starting|running|canceling|finished|succeeded|failed|canceled|timed_out|superseded|lost))*$"
+    )]
     state: Option<String>,
     /// `cursor` of the page before
     #[param(pattern = r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$")]
@@ -257,14 +261,8 @@ impl Filter {
 }
 
 fn states(text: &str) -> Result<Vec<String>, ApiError> {
-    const OUTCOMES: [Outcome; 6] = [
-        Outcome::Succeeded,
-        Outcome::Failed,
-        Outcome::Canceled,
-        Outcome::TimedOut,
-        Outcome::Superseded,
-        Outcome::Lost,
-    ];
+    const OUTCOMES: [Outcome; 6] =
+        [Outcome::Succeeded, Outcome::Failed, Outcome::Canceled, Outcome::TimedOut, Outcome::Superseded, Outcome::Lost];
     let mut words = Vec::new();
     for word in text.split(',') {
         if word == "finished" {
@@ -317,7 +315,7 @@ pub(super) async fn list(
 /// changes nothing about the job.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{job_id}/progress", tag = "jobs", operation_id = "progress",
-    params(("job_id" = String, Path, description = "The job", pattern = docs::JOB_ID)),
+    params(JobPath),
     request_body = Progress,
     responses(
         (status = 204, description = "Stored"),
@@ -335,7 +333,8 @@ pub(super) async fn progress(
     let pepper = api.dispatcher.pepper();
     let sealed = store.sealed(job).await?;
     let secrets = sealed.and_then(|sealed| pepper.open(job, &sealed));
-    let Value::Object(mut report) = serde_json::to_value(report).map_err(|error| ApiError::Internal(error.to_string()))?
+    let Value::Object(mut report) =
+        serde_json::to_value(report).map_err(|error| ApiError::Internal(error.to_string()))?
     else {
         return Err(ApiError::Internal("a report is not an object".into()));
     };
@@ -411,7 +410,17 @@ mod tests {
         assert_eq!(filter.limit, 3);
         assert_eq!(filter.states.len(), 7);
         assert_eq!(read("").expect("a filter").limit, PAGE);
-        for bad in ["limit=0", "limit=201", "limit=-1", "state=", "state=done", "cursor=x", "app=a", "inventory=../x", "deployment_id="] {
+        for bad in [
+            "limit=0",
+            "limit=201",
+            "limit=-1",
+            "state=",
+            "state=done",
+            "cursor=x",
+            "app=a",
+            "inventory=../x",
+            "deployment_id=",
+        ] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

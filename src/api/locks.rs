@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 
 use super::auth::Operator;
-use super::docs::{self, Guarded, WithBody};
+use super::docs::{Guarded, InventoryPath, WithBody};
 use super::error::ApiError;
 use super::extract::{Json, Named, Query, reason};
 use super::{Shared, view};
@@ -49,7 +49,7 @@ pub(super) struct Unlock {
 /// gone before the lock is freed.
 #[utoipa::path(
     delete, path = "/api/v1/locks/{inventory}", tag = "locks", operation_id = "unlock",
-    params(("inventory" = String, Path, description = "The inventory", pattern = docs::NAME), Unlock),
+    params(InventoryPath, Unlock),
     responses(
         (status = 200, description = "Freed", body = Unlocked),
         (status = 404, description = "Nobody holds it", body = Problem, content_type = "application/problem+json"),
@@ -69,10 +69,11 @@ pub(super) async fn unlock(
     let unlocking = async move {
         let what = if unlock.force { "unlock --force" } else { "unlock" };
         dispatcher.store().audit(by.as_str(), what, inventory.as_str(), &why).await?;
-        let job = dispatcher.unlock(&inventory, &why, by.as_str(), unlock.force).await.map_err(|refusal| match refusal {
-            Refusal::Unknown => ApiError::NotLocked,
-            other => other.into(),
-        })?;
+        let job =
+            dispatcher.unlock(&inventory, &why, by.as_str(), unlock.force).await.map_err(|refusal| match refusal {
+                Refusal::Unknown => ApiError::NotLocked,
+                other => other.into(),
+            })?;
         tracing::warn!(inventory = %inventory, job.id = %job, by = %by, reason = why, force = unlock.force, "a lock was freed");
         Ok(Unlocked { inventory: inventory.into(), job_id: job.to_string() })
     };
@@ -84,7 +85,7 @@ pub(super) async fn unlock(
 /// Requests that say `reject` are refused, others wait. A job that runs goes on. A freeze that is there is replaced.
 #[utoipa::path(
     put, path = "/api/v1/freezes/{inventory}", tag = "locks", operation_id = "freeze",
-    params(("inventory" = String, Path, description = "The inventory", pattern = docs::NAME)),
+    params(InventoryPath),
     request_body = FreezeRequest,
     responses((status = 200, description = "Frozen", body = FreezeView), Guarded, WithBody),
     security(("operator" = [])),
@@ -111,7 +112,7 @@ pub(super) async fn freeze(
 /// The first job that waits gets the lock.
 #[utoipa::path(
     delete, path = "/api/v1/freezes/{inventory}", tag = "locks", operation_id = "unfreeze",
-    params(("inventory" = String, Path, description = "The inventory", pattern = docs::NAME)),
+    params(InventoryPath),
     responses(
         (status = 204, description = "Lifted"),
         (status = 404, description = "It is not frozen", body = Problem, content_type = "application/problem+json"),

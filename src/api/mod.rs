@@ -158,9 +158,8 @@ pub fn router(api: Arc<Api>) -> Router {
         async move { ([(header::CONTENT_TYPE, "application/json")], document) }
     });
     let page: Router<Shared> = SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::from("/openapi.json")).into();
-    let page = page
-        .route("/openapi.json", specification)
-        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed });
+    let page =
+        page.route("/openapi.json", specification).method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed });
     Router::new()
         .merge(v1)
         .merge(seed)

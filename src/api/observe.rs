@@ -100,7 +100,13 @@ pub(super) async fn observe(State(api): State<Shared>, request: Request, next: N
     let response = next.run(request).await;
     let took = begun.elapsed();
     let status = response.status().as_u16();
-    tracing::debug!(http.method = method, http.route = route.text(), http.status = status, took_us = took.as_micros(), "request");
+    tracing::debug!(
+        http.method = method,
+        http.route = route.text(),
+        http.status = status,
+        took_us = took.as_micros(),
+        "request"
+    );
     let requests: &Requests = &Arc::as_ref(&api).requests;
     requests.seconds.get_or_create(&OfRoute { route: route.clone() }).observe(took.as_secs_f64());
     requests.count.get_or_create(&OfRequest { route, method, status }).inc();

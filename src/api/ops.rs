@@ -98,7 +98,11 @@ impl Gauges {
         of("supervised_jobs", "Jobs that this dispatcher supervises", &gauges.supervised);
         of("adopted_jobs", "Jobs that this dispatcher has adopted since its start", &gauges.adopted);
         of("rebuilds", "Rebuilds of Redis' state since the start of this dispatcher", &gauges.rebuilt);
-        metrics.register("oldest_lock_seconds", "Age of the oldest deploy lock; 0: there is none", gauges.oldest_lock.clone());
+        metrics.register(
+            "oldest_lock_seconds",
+            "Age of the oldest deploy lock; 0: there is none",
+            gauges.oldest_lock.clone(),
+        );
         metrics.register(
             "reconciler_last_pass_timestamp_seconds",
             "When the reconciler last passed, in seconds since 1970; 0: not yet",

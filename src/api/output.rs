@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::auth::Claim;
-use super::docs::{self, Guarded, OfJob};
+use super::docs::{Guarded, JobPath, OfJob};
 use super::error::ApiError;
 use super::extract::{Named, Query};
 use super::{Shared, view};
@@ -55,7 +55,7 @@ pub(super) struct Range {
 /// With `wait`, an answer without bytes is held back until there are some, the job is over, or the time has passed.
 #[utoipa::path(
     get, path = "/api/v1/jobs/{job_id}/output", tag = "jobs", operation_id = "output",
-    params(("job_id" = String, Path, description = "The job", pattern = docs::JOB_ID), Range),
+    params(JobPath, Range),
     responses(
         (status = 200, description = "The output from there on", body = String, content_type = "text/plain; charset=utf-8", headers(
             ("Lockstep-Next-Offset" = u64, description = "Offset at which to read on"),
@@ -126,7 +126,9 @@ fn answer(offset: u64, mut read: Ranged) -> Result<Response, ApiError> {
 /// How many bytes there are up to the last whole character; all of them where cutting would leave nothing.
 pub(super) fn whole_characters(bytes: &[u8]) -> usize {
     let tail = bytes.len().saturating_sub(3);
-    let Some(lead) = (tail..bytes.len()).rev().find(|&at| !(0x80..0xC0).contains(&bytes[at])) else { return bytes.len() };
+    let Some(lead) = (tail..bytes.len()).rev().find(|&at| !(0x80..0xC0).contains(&bytes[at])) else {
+        return bytes.len();
+    };
     let length = match bytes[lead] {
         0xC2..=0xDF => 2,
         0xE0..=0xEF => 3,

@@ -109,7 +109,10 @@ pub async fn serve_within(
     drop(listener);
     connections.close();
     if timeout(server.limits.drain, connections.wait()).await.is_err() {
-        tracing::warn!(connections = connections.len(), "requests were not finished in time; their connections are cut");
+        tracing::warn!(
+            connections = connections.len(),
+            "requests were not finished in time; their connections are cut"
+        );
         server.cut.cancel();
         connections.wait().await;
     }
@@ -117,7 +120,10 @@ pub async fn serve_within(
 
 fn is_of_connection(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
-    matches!(error.kind(), Kind::ConnectionAborted | Kind::ConnectionReset | Kind::ConnectionRefused | Kind::Interrupted)
+    matches!(
+        error.kind(),
+        Kind::ConnectionAborted | Kind::ConnectionReset | Kind::ConnectionRefused | Kind::Interrupted
+    )
 }
 
 /// What is kept per connection is bounded, because there may be thousands.
@@ -230,7 +236,11 @@ impl AsyncWrite for Watched {
         self.note(written)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bytes));
         self.note(written)
     }

@@ -112,7 +112,9 @@ impl Certificate {
                         tracing::info!(certificate = %self.files.certificate.display(), "the certificate was read again");
                     }
                 }
-                Err(error) => tracing::error!(%error, "the changed certificate cannot be used; the old one stays in force"),
+                Err(error) => {
+                    tracing::error!(%error, "the changed certificate cannot be used; the old one stays in force")
+                }
             }
         }
         now
@@ -133,8 +135,8 @@ fn read(files: &Tls, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError
     if chain.is_empty() {
         return Err(wrong("tls.certificate", &files.certificate, "there is no certificate in it".into()));
     }
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|error| wrong("tls.key", &files.key, error.to_string()))?;
+    let key =
+        PrivateKeyDer::from_pem_file(&files.key).map_err(|error| wrong("tls.key", &files.key, error.to_string()))?;
     CertifiedKey::from_der(chain, key, provider).map_err(TlsError::Pair)
 }
 

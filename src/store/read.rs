@@ -69,8 +69,8 @@ impl Store {
                 pipe.cmd("GET").arg(keys.out(job));
             })
             .await?;
-        let output = String::from_utf8(output.unwrap_or_default())
-            .map_err(|_| StoreError::Unreadable(format!("out:{job}")))?;
+        let output =
+            String::from_utf8(output.unwrap_or_default()).map_err(|_| StoreError::Unreadable(format!("out:{job}")))?;
         Ok(Polled { door: open_door((address, app, entry), deployment_id)?, job: read_brief(brief, job)?, output })
     }
 
