@@ -48,12 +48,16 @@ async fn submit(service: &Service, app: &str) -> String {
 }
 
 async fn job(service: &Service, app: &str, job: &str) -> Value {
-    let request = service.client().get(service.url(&format!("/api/v1/jobs/{job}"))).basic_auth(app, Some(secret_of(app)));
+    let request =
+        service.client().get(service.url(&format!("/api/v1/jobs/{job}"))).basic_auth(app, Some(secret_of(app)));
     request.send().await.expect("an answer").json().await.expect("JSON")
 }
 
 async fn finished(service: &Service, app: &str, id: &str) -> Value {
-    eventually("the job is finished", async || Some(job(service, app, id).await).filter(|job| job["state"] == "finished")).await
+    eventually("the job is finished", async || {
+        Some(job(service, app, id).await).filter(|job| job["state"] == "finished")
+    })
+    .await
 }
 
 /// Start and end of a job's container, by the engine.
@@ -84,7 +88,10 @@ pub(crate) async fn measure() {
     let spawned = Instant::now();
     let mut service = Service::prepare(&[
         ("LOCKSTEP_RUNNER_MOUNTS", &mount),
-        ("LOCKSTEP_RUNNER_ACTIONS", "quick=true;tick=sh /scripts/tick.sh;flood=sh /scripts/flood.sh;many=sh /scripts/many.sh"),
+        (
+            "LOCKSTEP_RUNNER_ACTIONS",
+            "quick=true;tick=sh /scripts/tick.sh;flood=sh /scripts/flood.sh;many=sh /scripts/many.sh",
+        ),
         ("LOCKSTEP_RUNNER_KEEP", "30s"),
         ("LOCKSTEP_JOB_START_TIMEOUT", "15m"),
         ("LOCKSTEP_LOG", "warn"),
@@ -93,7 +100,8 @@ pub(crate) async fn measure() {
     let _ = spawned;
     start_up(&mut service).await;
     let many: Vec<String> = (0..MANY).map(|n| format!("many-{n}")).collect();
-    let mut apps: Vec<(&str, &str, &str)> = vec![("quick", "quick", "quick"), ("tick", "tick", "tick"), ("flood", "flood", "flood")];
+    let mut apps: Vec<(&str, &str, &str)> =
+        vec![("quick", "quick", "quick"), ("tick", "tick", "tick"), ("flood", "flood", "flood")];
     apps.extend(many.iter().map(|name| (name.as_str(), name.as_str(), "many")));
     service.feed(&apps).await;
 
@@ -134,11 +142,18 @@ async fn launches(service: &Service, docker: &Docker) {
             ..ContainerCreateBody::default()
         };
         let began = now_ms();
-        let id = docker.create_container(None::<bollard::query_parameters::CreateContainerOptions>, body).await.expect("created").id;
+        let id = docker
+            .create_container(None::<bollard::query_parameters::CreateContainerOptions>, body)
+            .await
+            .expect("created")
+            .id;
         docker.start_container(&id, None::<bollard::query_parameters::StartContainerOptions>).await.expect("started");
         let state = docker.inspect_container(&id, None::<InspectContainerOptions>).await.expect("a container").state;
         let started = state.and_then(|state| state.started_at).expect("a time");
-        docker.remove_container(&id, Some(RemoveContainerOptionsBuilder::new().force(true).build())).await.expect("removed");
+        docker
+            .remove_container(&id, Some(RemoveContainerOptionsBuilder::new().force(true).build()))
+            .await
+            .expect("removed");
 
         let asked = now_ms();
         let id = submit(service, "quick").await;
@@ -153,7 +168,13 @@ async fn launches(service: &Service, docker: &Docker) {
         }
     }
     let (own, posted, told) = (median(&mut own), median(&mut posted), median(&mut told));
-    row("from POST to the container started (limit: create and start alone)", format!("{own:.0} ms"), format!("{posted:.0} ms"), format!("{:+.0} ms", posted - own), "<= +10 ms");
+    row(
+        "from POST to the container started (limit: create and start alone)",
+        format!("{own:.0} ms"),
+        format!("{posted:.0} ms"),
+        format!("{:+.0} ms", posted - own),
+        "<= +10 ms",
+    );
     row("from the container's end to the outcome readable, median", "-", format!("{told:.0} ms"), "-", "<= 50 ms");
 }
 
@@ -167,14 +188,18 @@ async fn lines(service: &Service) {
     'follow: while let Some(chunk) = events.next().await {
         let now = now_ms();
         buffer.push_str(&String::from_utf8_lossy(&chunk.expect("bytes")));
-        while let Some((event, rest)) = buffer.split_once("\n\n").map(|(event, rest)| (event.to_owned(), rest.to_owned())) {
+        while let Some((event, rest)) =
+            buffer.split_once("\n\n").map(|(event, rest)| (event.to_owned(), rest.to_owned()))
+        {
             buffer = rest;
             let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
             match field("event:") {
                 Some("output") => {
                     let data: Value = serde_json::from_str(field("data:").expect("data")).expect("JSON");
                     text.push_str(data["text"].as_str().expect("text"));
-                    while let Some((line, rest)) = text.split_once('\n').map(|(line, rest)| (line.to_owned(), rest.to_owned())) {
+                    while let Some((line, rest)) =
+                        text.split_once('\n').map(|(line, rest)| (line.to_owned(), rest.to_owned()))
+                    {
                         text = rest;
                         late.push(now - line.parse::<f64>().expect("a time in ns") / 1e6);
                     }
@@ -185,7 +210,13 @@ async fn lines(service: &Service) {
         }
     }
     assert_eq!(late.len(), 300, "every line arrives, once");
-    row("from a line printed to the line with an SSE follower, median", "-", format!("{:.1} ms", median(&mut late)), "-", "<= 20 ms");
+    row(
+        "from a line printed to the line with an SSE follower, median",
+        "-",
+        format!("{:.1} ms", median(&mut late)),
+        "-",
+        "<= 20 ms",
+    );
     row("the same, 99th percentile", "-", format!("{:.1} ms", quantile(&mut late, 0.99)), "-", "<= 50 ms");
 }
 
@@ -195,11 +226,30 @@ async fn flood(service: &Service, docker: &Docker) {
         let script = format!("yes '{}' | head -c {FLOOD}", "0".repeat(99));
         let name = format!("lockstep-bench-{}", service.instance);
         let label = format!("lockstep.instance={}", service.instance);
-        let run = ["run", "-d", "--name", &name, "--label", &label, "--log-driver", "json-file", "-m", "1g", IMAGE, "sh", "-c", &script];
+        let run = [
+            "run",
+            "-d",
+            "--name",
+            &name,
+            "--label",
+            &label,
+            "--log-driver",
+            "json-file",
+            "-m",
+            "1g",
+            IMAGE,
+            "sh",
+            "-c",
+            &script,
+        ];
         let began = now_ms();
         let started = tokio::process::Command::new("docker").args(run).stdout(Stdio::null()).status().await;
         assert!(started.expect("docker is installed").success());
-        let mut logs = tokio::process::Command::new("docker").args(["logs", "-f", &name]).stdout(Stdio::piped()).spawn().expect("docker");
+        let mut logs = tokio::process::Command::new("docker")
+            .args(["logs", "-f", &name])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("docker");
         let mut bytes = 0;
         let mut output = logs.stdout.take().expect("piped");
         let mut buffer = vec![0; 1 << 20];
@@ -213,7 +263,10 @@ async fn flood(service: &Service, docker: &Docker) {
         assert_eq!(bytes, FLOOD);
         logs.wait().await.expect("it ends");
         let took = now_ms() - began;
-        docker.remove_container(&name, Some(RemoveContainerOptionsBuilder::new().force(true).build())).await.expect("removed");
+        docker
+            .remove_container(&name, Some(RemoveContainerOptionsBuilder::new().force(true).build()))
+            .await
+            .expect("removed");
         took
     };
     let began = now_ms();
@@ -224,8 +277,20 @@ async fn flood(service: &Service, docker: &Docker) {
     assert!(seen["output_bytes"].as_u64().is_some_and(|bytes| bytes >= 64 << 20), "{seen}");
     #[expect(clippy::cast_precision_loss, reason = "a size")]
     let rate = |ms: f64| FLOOD as f64 / 1000.0 / ms;
-    row("200 MB taken in (limit: docker logs -f)", format!("{:.1} MB/s", rate(limit)), format!("{:.1} MB/s", rate(took)), format!("{:.2}", limit / took), ">= 0.8");
-    row("resident memory, highest so far", "-", format!("{:.1} MB", memory(service.pid(), "VmHWM") / 1024.0), "-", "<= 64 MB");
+    row(
+        "200 MB taken in (limit: docker logs -f)",
+        format!("{:.1} MB/s", rate(limit)),
+        format!("{:.1} MB/s", rate(took)),
+        format!("{:.2}", limit / took),
+        ">= 0.8",
+    );
+    row(
+        "resident memory, highest so far",
+        "-",
+        format!("{:.1} MB", memory(service.pid(), "VmHWM") / 1024.0),
+        "-",
+        "<= 64 MB",
+    );
 }
 
 /// Two hundred jobs at once: memory of each, and none lost.
@@ -262,7 +327,8 @@ async fn at_once(service: &Service, apps: &[String], scripts: &std::path::Path) 
             .expect("text");
         let mut lines: Vec<&str> = output.lines().collect();
         let last = lines.pop();
-        let whole = last == Some("last") && lines.iter().enumerate().all(|(at, line)| *line == format!("line {}", at + 1));
+        let whole =
+            last == Some("last") && lines.iter().enumerate().all(|(at, line)| *line == format!("line {}", at + 1));
         succeeded += usize::from(seen["outcome"] == "succeeded" && whole);
     }
     row("jobs running at once, followed whole", MANY, succeeded, "-", "none lost");

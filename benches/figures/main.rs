@@ -23,7 +23,12 @@ pub(crate) fn median(values: &mut [f64]) -> f64 {
 /// The value at a share of the way from the smallest to the largest.
 pub(crate) fn quantile(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an index"
+    )]
     let at = ((values.len() - 1) as f64 * share).round() as usize;
     values[at]
 }

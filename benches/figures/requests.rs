@@ -6,9 +6,9 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 
 use super::row;
+use super::support::eventually;
 use super::support::redis::free_port;
 use super::support::service::{Service, secret_of};
-use super::support::eventually;
 
 /// Length of one run of wrk, in seconds, and how many are taken of each; the best counts, because what disturbs only slows.
 const RUN_S: &str = "3";
@@ -29,8 +29,11 @@ impl Load {
             writeln!(script, "wrk.headers['{name}'] = '{value}'").expect("written");
         }
         // An answer that is not 200 makes the whole run worthless.
-        writeln!(script, "response = function(status) if status ~= 200 then wrk.thread:stop() print('status', status) end end")
-            .expect("written");
+        writeln!(
+            script,
+            "response = function(status) if status ~= 200 then wrk.thread:stop() print('status', status) end end"
+        )
+        .expect("written");
         Self { url, script, connections }
     }
 
@@ -77,7 +80,8 @@ impl LimitServer {
             .stdout(Stdio::null())
             .spawn()
             .expect("it runs");
-        eventually("the limit server answers", async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()).await;
+        eventually("the limit server answers", async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok())
+            .await;
         Self { child, port }
     }
 
@@ -109,7 +113,10 @@ pub(crate) async fn measure() {
     let script = |name: &str, text: &str| std::fs::write(scripts.path().join(name), text).expect("written");
     script("kilobyte.sh", "head -c 1024 /dev/zero | tr '\\0' x\n");
     script("megabyte.sh", "yes 'a line of output that is forty bytes wide' | head -c 1048576\n");
-    script("printing.sh", "i=0; while [ $i -lt 10 ]; do i=$((i + 1)); head -c 102 /dev/zero | tr '\\0' x; done\nwhile [ ! -e /scripts/enough ]; do echo; sleep 0.5; done\n");
+    script(
+        "printing.sh",
+        "i=0; while [ $i -lt 10 ]; do i=$((i + 1)); head -c 102 /dev/zero | tr '\\0' x; done\nwhile [ ! -e /scripts/enough ]; do echo; sleep 0.5; done\n",
+    );
     let mount = format!("{}:/scripts:ro", scripts.path().display());
     let actions = "kilobyte=sh /scripts/kilobyte.sh;megabyte=sh /scripts/megabyte.sh;printing=sh /scripts/printing.sh";
     let service = Service::start(&[("LOCKSTEP_RUNNER_MOUNTS", &mount), ("LOCKSTEP_RUNNER_ACTIONS", actions)]).await;
@@ -118,7 +125,8 @@ pub(crate) async fn measure() {
     redis::cmd("SET").arg("limit").arg("x".repeat(1024)).query_async::<()>(&mut connection).await.expect("set");
     let limit = LimitServer::start(&service).await;
 
-    let (kilo, mega, prints) = (start(&service, "kilo").await, start(&service, "mega").await, start(&service, "prints").await);
+    let (kilo, mega, prints) =
+        (start(&service, "kilo").await, start(&service, "mega").await, start(&service, "prints").await);
     for (app, job) in [("kilo", &kilo), ("mega", &mega)] {
         let finished = eventually("the job is finished", async || {
             Some(status(&service, app, job).await).filter(|answer| answer["status"] == "finished")

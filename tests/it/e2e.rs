@@ -5,28 +5,34 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use super::support::service::{FEED_TOKEN, OPERATOR_TOKEN, Service};
 use super::support::eventually;
+use super::support::service::{FEED_TOKEN, OPERATOR_TOKEN, Service};
 
 /// A network with a host to deploy to, and the keys to reach it.
-struct Target {
-    name: String,
+pub(crate) struct Target {
+    pub(crate) name: String,
     keys: tempfile::TempDir,
 }
 
-fn docker(arguments: &[&str]) -> String {
+pub(crate) fn docker(arguments: &[&str]) -> String {
     let output = Command::new("docker").args(arguments).output().expect("docker is installed");
     assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 fn keygen(path: &Path) {
-    let done = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"]).arg(path).status();
+    let done =
+        Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"]).arg(path).status();
     assert!(done.expect("ssh-keygen is installed").success());
 }
 
 impl Target {
     fn start(names: &[&str]) -> Self {
+        Self::start_with(names, &[])
+    }
+
+    /// Starts one under these names, with more options of `docker run`.
+    pub(crate) fn start_with(names: &[&str], options: &[&str]) -> Self {
         let name = format!("lockstep-test-{}", &lockstep::clock::draw_name()[..12]);
         let keys = tempfile::tempdir().expect("a folder");
         let (ssh, target) = (keys.path().join("ssh"), keys.path().join("target"));
@@ -48,13 +54,14 @@ impl Target {
         for alias in names {
             run.extend(["--network-alias", alias]);
         }
+        run.extend(options);
         let mount = format!("{}:/run/target:ro", target.display());
         run.extend(["-v", &mount, "lockstep-target:latest"]);
         docker(&run);
         Self { name, keys }
     }
 
-    fn mount(&self) -> String {
+    pub(crate) fn mount(&self) -> String {
         format!("{}:/home/runner/.ssh:ro", self.keys.path().join("ssh").display())
     }
 
@@ -198,5 +205,4 @@ async fn a_feed_with_a_token_is_answered_ok_and_without_one_only_to_its_networks
     assert_eq!(send(None).await, "error");
     assert_eq!(send(Some("not the feed's token")).await, "error");
     assert_eq!(send(Some(FEED_TOKEN)).await, "ok");
-    
 }

@@ -1,5 +1,7 @@
 //! Integration tests: one binary, against a real Redis, a real engine, and real Ansible over SSH.
 
+mod config;
 mod dispatch;
 mod e2e;
+mod self_deploy;
 mod support;

@@ -70,6 +70,11 @@ impl Service {
         Self { redis, folder, instance, port, environment, child: None, client }
     }
 
+    /// Its settings, a `NAME=value` a line.
+    pub(crate) fn environment(&self) -> String {
+        self.environment.iter().map(|(name, value)| format!("{name}={value}\n")).collect()
+    }
+
     /// Starts the process.
     pub(crate) fn spawn(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).expect("a log");
