@@ -4,13 +4,14 @@
 //! [`pepper`] (keys), [`store`] (Redis), [`engine`] (containers), [`dispatch`] (the core), [`api`] (HTTP), [`client`] (the
 //! CLI's side). `ARCHITECTURE.md` tells the whole.
 
-//pub mod api;
+pub mod api;
 //pub mod client;
 pub mod clock;
 pub mod config;
 pub mod dispatch;
 pub mod doctor;
 pub mod engine;
+pub mod metrics;
 pub mod model;
 pub mod pepper;
 pub mod shutdown;

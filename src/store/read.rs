@@ -6,7 +6,7 @@ use redis::Value as Raw;
 
 use super::keys::FIELDS;
 use super::record::{self, Fields};
-use super::{Door, JobFilter, JobView, Polled, Result, Store, StoreError, StoredApp};
+use super::{Brief, Door, JobFilter, JobView, Polled, Ranged, Result, Store, StoreError, StoredApp};
 use crate::model::ids::{DeploymentId, Inventory, JobId};
 use crate::model::job::Record;
 
@@ -35,6 +35,23 @@ fn ask_door(pipe: &mut redis::Pipeline, keys: &super::keys::Keys, id: &Deploymen
     pipe.cmd("HGET").arg(keys.apps()).arg(id.as_str());
 }
 
+/// App, inventory and state of a job.
+type RawBrief = (Option<String>, Option<String>, Option<String>);
+
+fn ask_brief(pipe: &mut redis::Pipeline, keys: &super::keys::Keys, job: JobId) {
+    pipe.cmd("HMGET").arg(keys.job(job)).arg("app").arg("inventory").arg("state");
+}
+
+fn read_brief(raw: RawBrief, job: JobId) -> Result<Option<Brief>> {
+    let (Some(app), Some(inventory), Some(state)) = raw else { return Ok(None) };
+    let unreadable = || StoreError::Unreadable(format!("job:{job}"));
+    Ok(Some(Brief {
+        deployment_id: app.try_into().map_err(|_| unreadable())?,
+        inventory: inventory.try_into().map_err(|_| unreadable())?,
+        state: state.parse().map_err(|_| unreadable())?,
+    }))
+}
+
 impl Store {
     /// Credentials of an app, in one round trip.
     pub async fn door(&self, deployment_id: &DeploymentId, from: IpAddr) -> Result<Door> {
@@ -44,37 +61,69 @@ impl Store {
 
     /// The seed's poll, in one round trip: credentials, state, and the whole readable output (read after the state).
     pub async fn poll(&self, deployment_id: &DeploymentId, from: IpAddr, job: JobId) -> Result<Polled> {
-        type Reply = (Option<u64>, Option<u64>, Option<String>, (Option<String>, Option<String>), Option<Vec<u8>>);
-        let (address, app, entry, (of, state), output): Reply = self
+        type Reply = (Option<u64>, Option<u64>, Option<String>, RawBrief, Option<Vec<u8>>);
+        let (address, app, entry, brief, output): Reply = self
             .read(|pipe, keys| {
                 ask_door(pipe, keys, deployment_id, from);
-                pipe.cmd("HMGET").arg(keys.job(job)).arg("app").arg("state");
+                ask_brief(pipe, keys, job);
                 pipe.cmd("GET").arg(keys.out(job));
             })
             .await?;
-        let unreadable = || StoreError::Unreadable(format!("job:{job}"));
-        let job = match (of, state) {
-            (Some(of), Some(state)) => {
-                Some((of.parse().map_err(|_| unreadable())?, state.parse().map_err(|_| unreadable())?))
-            }
-            _ => None,
-        };
-        let output = String::from_utf8(output.unwrap_or_default()).map_err(|_| unreadable())?;
-        Ok(Polled { door: open_door((address, app, entry), deployment_id)?, job, output })
+        let output =
+            String::from_utf8(output.unwrap_or_default()).map_err(|_| StoreError::Unreadable(format!("out:{job}")))?;
+        Ok(Polled { door: open_door((address, app, entry), deployment_id)?, job: read_brief(brief, job)?, output })
     }
 
-    /// A failed try: counted by address and by app. Returns whether there is an app list at all.
-    pub async fn note_failure(&self, deployment_id: &str, from: IpAddr) -> Result<bool> {
-        let replies: (Raw, Raw, Raw, Raw, bool) = self
+    /// A range of a job's output, with the app's credentials when `door` names one, in one round trip. Costs the range.
+    pub async fn range(
+        &self,
+        door: Option<(&DeploymentId, IpAddr)>,
+        job: JobId,
+        offset: u64,
+        limit: u64,
+    ) -> Result<Ranged> {
+        let mut replies: Vec<Raw> = self
             .read(|pipe, keys| {
-                for key in [keys.failures_of_address(from), keys.failures_of_app(deployment_id)] {
-                    pipe.cmd("INCR").arg(&key);
-                    pipe.cmd("EXPIRE").arg(&key).arg(TRIES_FOR).arg("NX");
+                ask_brief(pipe, keys, job);
+                let last = offset.saturating_add(limit.max(1)) - 1;
+                pipe.cmd("GETRANGE").arg(keys.out(job)).arg(offset).arg(last);
+                pipe.cmd("STRLEN").arg(keys.out(job));
+                if let Some((id, from)) = door {
+                    ask_door(pipe, keys, id, from);
                 }
+            })
+            .await?;
+        let raw_door = replies.split_off(3.min(replies.len()));
+        let (brief, bytes, length): (RawBrief, Vec<u8>, u64) =
+            redis::from_redis_value(Raw::Array(replies)).map_err(super::link::parse)?;
+        let door = match door {
+            None => Door::default(),
+            Some((id, _)) => open_door(redis::from_redis_value(Raw::Array(raw_door)).map_err(super::link::parse)?, id)?,
+        };
+        Ok(Ranged { door, job: read_brief(brief, job)?, bytes, length })
+    }
+
+    /// A failed try: counted by address and by app. Returns whether there is an app list at all: without one nothing can be said
+    /// about an app's credentials, and nothing is counted. An empty id stands for a token, which needs no list.
+    pub async fn note_failure(&self, deployment_id: &str, from: IpAddr) -> Result<bool> {
+        let (listed,): (bool,) = self
+            .read(|pipe, keys| {
                 pipe.cmd("EXISTS").arg(keys.apps_meta());
             })
             .await?;
-        Ok(replies.4)
+        if !listed && !deployment_id.is_empty() {
+            return Ok(false);
+        }
+        let _: Vec<Raw> = self
+            .read(|pipe, keys| {
+                let of_app = (!deployment_id.is_empty()).then(|| keys.failures_of_app(deployment_id));
+                for key in [Some(keys.failures_of_address(from)), of_app].into_iter().flatten() {
+                    pipe.cmd("INCR").arg(&key);
+                    pipe.cmd("EXPIRE").arg(&key).arg(TRIES_FOR).arg("NX");
+                }
+            })
+            .await?;
+        Ok(listed)
     }
 
     /// Seconds for which an address gets no further try; for tokens.
