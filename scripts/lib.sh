@@ -67,3 +67,37 @@ compose() {
     die "neither \"docker compose\" nor docker-compose is installed" "Run: make setup"
   fi
 }
+
+# A hash of files and folders, by name, mode and content: what an image was made from.
+inputs_hash() {
+  (cd "$ROOT" && find "$@" -type f -not -path '*/__pycache__/*' -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -c1-32)
+}
+
+# The dispatcher's image: from the binary that cargo builds here, or, without cargo, by the multi-stage build.
+build_dispatcher() {
+  local base=debian:bookworm-slim hash
+  if ! have cargo; then
+    step "Build lockstep:latest in a container" docker build -t lockstep:latest "$ROOT"
+    return
+  fi
+  docker image inspect lockstep-base:bookworm >/dev/null 2>&1 && base=lockstep-base:bookworm
+  step "Build the dispatcher" cargo build --release --locked --bin lockstep --manifest-path "$ROOT/Cargo.toml"
+  local target=${CARGO_TARGET_DIR:-$ROOT/target}
+  hash=$(sha256sum "$target/release/lockstep" Dockerfile | sha256sum | cut -c1-32)
+  [ "$(docker image inspect -f '{{ index .Config.Labels "lockstep.inputs" }}' lockstep:latest 2>/dev/null)" = "$hash" ] && return
+  mkdir -p "$target/image"
+  ln -f "$target/release/lockstep" "$target/image/lockstep"
+  step "Build lockstep:latest" docker build -q -t lockstep:latest --target prebuilt --build-arg "BASE=$base" \
+    --label "lockstep.inputs=$hash" -f "$ROOT/Dockerfile" "$target/image"
+}
+
+# The client as users run it: the binary built here, or the one in the image.
+lockstep() {
+  local binary=${CARGO_TARGET_DIR:-$ROOT/target}/release/lockstep
+  if [ -x "$binary" ]; then
+    "$binary" "$@"
+  else
+    docker run --rm --network host -v "$ROOT:$ROOT:ro" -w "$ROOT" -e LOCKSTEP_URL -e LOCKSTEP_CA_CERT \
+      -e LOCKSTEP_DEPLOYMENT_SECRET -e LOCKSTEP_TOKEN lockstep:latest "$@"
+  fi
+}

@@ -1,0 +1,42 @@
+# What each target does is in `make help`; how, in scripts/.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+.PHONY: help setup run demo insight test test-ansible lint bench generate-selfsigned-cert stop
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 28
+
+setup: ## installs and makes whatever is missing: engine, Redis, images, certificates, secrets
+	@scripts/setup.sh
+
+run: ## the service, ready to use at https://localhost
+	@scripts/run.sh
+
+demo: ## run, plus a real deployment of app-one by Ansible over SSH
+	@scripts/demo.sh
+
+insight: ## RedisInsight at http://localhost:8001 (its image comes from a registry)
+	@scripts/run.sh insight
+
+test: ## everything: rules, Redis, engine, API, Ansible over SSH
+	@scripts/setup.sh
+	@scripts/test.sh
+
+test-ansible: ## the tests of ansible/ alone
+	@scripts/setup.sh
+	@ansible/tests/run
+
+lint: ## formatting, clippy, licences and advisories, links of the documentation
+	@scripts/lint.sh
+
+bench: ## the figures of the README, as ratios taken in one run
+	@scripts/setup.sh
+	@scripts/bench.sh
+
+generate-selfsigned-cert: ## a certificate for localhost in certs/, unless a good one is there (FORCE=1: anyway)
+	@scripts/certificate.sh
+
+stop: ## stops service and demo; data stays (DATA=1: removes it too)
+	@scripts/stop.sh

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Formatting, clippy, licences and sources of dependencies, links of the documentation.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+cd "$ROOT"
+cargo fmt --check
+cargo clippy --all-targets --locked -- -D warnings
+RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
+have cargo-deny || step "Install cargo-deny" cargo install --locked cargo-deny
+cargo deny --offline check licenses bans sources 2>&1 | tail -n 5
+# The list of advisories comes from the network; where that is not in reach, it is said and passed over.
+if ! cargo deny check advisories >"${TMPDIR:-/tmp}/lockstep-advisories.log" 2>&1; then
+  if grep -qi 'failed to fetch\|unable to fetch\|error sending request\|failed to open' "${TMPDIR:-/tmp}/lockstep-advisories.log"; then
+    warn "advisories were not checked: their list could not be fetched"
+  else
+    cat "${TMPDIR:-/tmp}/lockstep-advisories.log" >&2
+    die "advisories concern this project's dependencies"
+  fi
+fi

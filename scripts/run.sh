@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Starts the service and returns once it is ready.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+READY=https://localhost/readyz
+PATIENCE_S=60
+
+"$ROOT/scripts/setup.sh"
+cd "$ROOT"
+build_dispatcher
+export LOCKSTEP_SSH_DIR=${LOCKSTEP_SSH_DIR:-$ROOT/.demo/ssh}
+profile=()
+[ "${1:-}" = insight ] && profile=(--profile insight)
+step "Start the service" compose "${profile[@]}" up -d
+began=$SECONDS
+until answer=$(curl -sS --max-time 5 --cacert certs/certificate.crt -w '\n%{http_code}' "$READY" 2>&1) && [ "${answer##*$'\n'}" = 200 ]; do
+  if [ $((SECONDS - began)) -ge "$PATIENCE_S" ]; then
+    compose logs --tail 30 dispatcher >&2 || true
+    die "the service is not ready after $PATIENCE_S s: $answer" "Its log is above. Try: target/release/lockstep doctor"
+  fi
+  sleep 0.2
+done
+say "Lockstep is ready at https://localhost (documentation of the API: https://localhost/docs)"

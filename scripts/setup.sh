@@ -1,0 +1,164 @@
+#!/usr/bin/env bash
+# Sees to it that everything is there: packages, engine, images, certificate, secrets, keys of the demo. Does only what is
+# missing, so it may be run at any time. On a fresh Debian machine as root it needs nothing but cargo.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+BASE_REGISTRY=debian:bookworm-slim
+BASE_LOCAL=lockstep-base:bookworm
+DOCKERD_LOG=/var/log/lockstep-dockerd.log
+
+# package <command> <package>…: names the packages whose command is missing.
+package() { have "$1" || printf '%s\n' "${@:2}"; }
+
+install_packages() {
+  local missing
+  missing=$(
+    package dockerd docker.io containerd iptables
+    package redis-server redis-server
+    package debootstrap debootstrap
+    package ssh-keygen openssh-client
+    package openssl openssl
+    package curl curl
+    package http httpie
+    package jq jq
+    package wrk wrk
+    package python3 python3 python3-venv
+    package gcc gcc libc6-dev
+    docker compose version >/dev/null 2>&1 || package docker-compose docker-compose
+  )
+  [ -z "$missing" ] && return
+  have apt-get || die "missing: $(tr '\n' ' ' <<<"$missing")" "This is no Debian: install them by your own means."
+  is_root || die "missing: $(tr '\n' ' ' <<<"$missing")" "Run as root, or: sudo apt-get install $(tr '\n' ' ' <<<"$missing")"
+  step "Refresh the list of packages" apt-get update -q
+  # Redis is wanted as a program: the package would start a server of its own.
+  local policy=/usr/sbin/policy-rc.d made=
+  if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    made=1
+  fi
+  # shellcheck disable=SC2086 # a list of words
+  step "Install $(tr '\n' ' ' <<<"$missing")" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing
+  [ -z "$made" ] || rm -f "$policy"
+}
+
+engine_answers() { docker info >/dev/null 2>&1; }
+
+start_engine() {
+  engine_answers && return
+  is_root || die "no engine answers" "Start Docker, or give this user the right to use it (group docker)."
+  if [ -d /run/systemd/system ]; then
+    step "Start Docker" systemctl start docker
+  else
+    say "==> Start Docker (its log: $DOCKERD_LOG)"
+    setsid nohup dockerd >>"$DOCKERD_LOG" 2>&1 </dev/null &
+  fi
+  local waited=0
+  until engine_answers; do
+    [ $((waited += 1)) -le 60 ] || die "Docker did not answer within 30 s" "See $DOCKERD_LOG"
+    sleep 0.5
+  done
+}
+
+# image <tag> <what it is> <folder or files…> -- <build arguments…>: builds unless the image was made from the same inputs.
+image() {
+  local tag=$1 what=$2 inputs=() hash
+  shift 2
+  while [ "$1" != -- ]; do inputs+=("$1"); shift; done
+  shift
+  hash=$(inputs_hash "${inputs[@]}")
+  [ "$(docker image inspect -f '{{ index .Config.Labels "lockstep.inputs" }}' "$tag" 2>/dev/null)" = "$hash" ] && return
+  step "Build $tag ($what)" docker build -q -t "$tag" --build-arg "BASE=$BASE" --label "lockstep.inputs=$hash" "$@"
+}
+
+# The base image: from a registry where one is in reach, else made from Debian's packages.
+choose_base() {
+  local name
+  for name in "$BASE_LOCAL" "$BASE_REGISTRY"; do
+    if docker image inspect "$name" >/dev/null 2>&1; then
+      BASE=$name
+      return
+    fi
+  done
+  if timeout 30 docker pull -q "$BASE_REGISTRY" >/dev/null 2>&1; then
+    BASE=$BASE_REGISTRY
+  else
+    say "No image registry is in reach; the base image is made from Debian's packages."
+    step "Make $BASE_LOCAL" "$ROOT/images/base.sh" "$BASE_LOCAL"
+    BASE=$BASE_LOCAL
+  fi
+}
+
+build_images() {
+  choose_base
+  image lockstep-redis:latest "Redis with its durability set" images/redis -- "$ROOT/images/redis"
+  image lockstep-target:latest "a host to deploy to" images/target -- "$ROOT/images/target"
+  image lockstep-runner:latest "Ansible, and this project's playbooks" ansible -- "$ROOT/ansible"
+  docker network inspect lockstep >/dev/null 2>&1 || docker network create --label "$LABEL" lockstep >/dev/null
+}
+
+# secret <file> <command…>: writes a secret file unless it is there.
+secret() {
+  local file=$1
+  shift
+  [ -s "$file" ] && return
+  "$@" >"$file.new"
+  mv "$file.new" "$file"
+}
+
+random_word() { openssl rand -hex 24; }
+operator_line() { printf 'admin:%s\n' "$(openssl rand -hex 24)"; }
+
+make_secrets() {
+  local folder=$ROOT/.secrets password
+  (
+    umask 077
+    mkdir -p "$folder/dispatcher" "$folder/redis"
+    [ -s "$ROOT/.secret.env" ] || printf 'export REDIS_PASSWORD=%s\n' "$(random_word)" >"$ROOT/.secret.env"
+    # shellcheck disable=SC1091
+    password=$(. "$ROOT/.secret.env" && printf '%s' "${REDIS_PASSWORD:-}")
+    [ -n "$password" ] || die ".secret.env sets no REDIS_PASSWORD" "It must hold a line: export REDIS_PASSWORD=…"
+    # A file that is mounted into a container is rewritten in place: a new inode would not be seen there.
+    printf '%s' "$password" >"$folder/dispatcher/redis-password"
+    printf '%s' "$password" >"$folder/redis/password"
+    secret "$folder/dispatcher/pepper" random_word
+    secret "$folder/dispatcher/feed-token" random_word
+    secret "$folder/dispatcher/operators" operator_line
+    cut -d: -f2 "$folder/dispatcher/operators" >"$folder/operator-token"
+  )
+  if is_root; then chown 10002 "$folder/redis/password"; fi
+}
+
+# Keys of the demo: one by which runner containers log in to the target host, and the host's own.
+make_keys() {
+  local ssh=$ROOT/.demo/ssh target=$ROOT/.demo/target host
+  [ -s "$ssh/known_hosts" ] && return
+  (
+    umask 077
+    mkdir -p "$ssh" "$target"
+    [ -s "$ssh/id_ed25519" ] || ssh-keygen -q -t ed25519 -N '' -C lockstep-demo -f "$ssh/id_ed25519"
+    [ -s "$target/ssh_host_ed25519_key" ] || ssh-keygen -q -t ed25519 -N '' -C target -f "$target/ssh_host_ed25519_key"
+    cp "$ssh/id_ed25519.pub" "$target/authorized_keys"
+    for host in app-one.epfl.ch app-two.epfl.ch; do
+      printf '%s %s\n' "$host" "$(cut -d' ' -f1,2 "$target/ssh_host_ed25519_key.pub")"
+    done >"$ssh/known_hosts"
+  )
+  # Runner containers read them as their own user.
+  if is_root; then chown -R 10001 "$ssh"; fi
+}
+
+install_cargo_tools() {
+  have cargo || return 0
+  [ -n "${CI:-}" ] || [ "${1:-}" = tools ] || return 0
+  have cargo-nextest || step "Install cargo-nextest" cargo install --locked cargo-nextest
+}
+
+cd "$ROOT"
+install_packages
+start_engine
+build_images
+"$ROOT/scripts/certificate.sh" >/dev/null
+make_secrets
+make_keys
+install_cargo_tools "$@"

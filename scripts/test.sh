@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Every test. Those of ansible/ come first, so that the closing line is the test runner's.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+cd "$ROOT"
+"$ROOT/ansible/tests/run"
+cargo test --doc --locked --quiet
+cargo nextest run --locked
