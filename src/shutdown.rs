@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 pub const DEADLINE: Duration = Duration::from_secs(25);
 
 /// Cancels `stop` at the first signal, and ends the process at the second or when the deadline has passed.
+#[expect(clippy::disallowed_methods, reason = "this is the one place where the process is ended at once")]
 pub async fn on_signal(stop: CancellationToken) -> std::io::Result<()> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;

@@ -128,6 +128,7 @@ impl Dispatcher {
         let intent = record.as_ref().and_then(|record| record.intent);
         let outcome = intent.map_or(Outcome::Failed, Intent::outcome);
         let next = self.parts.store.finish(held, outcome, Some(reason)).await?;
+        self.parts.metrics.job_ended(outcome);
         if let Some(next) = next {
             self.supervise(next, true);
         }

@@ -98,6 +98,7 @@ impl Installation {
             public_url: "https://host.docker.internal:8443".into(),
             certificate: self.certificate.path().to_owned(),
             feed_at_start: false,
+            metrics: Arc::default(),
         });
         let stop = CancellationToken::new();
         let task = tokio::spawn({

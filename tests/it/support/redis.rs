@@ -27,16 +27,6 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Its port.
-    pub(crate) fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// Its process.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.as_ref().expect("a running Redis").id()
-    }
-
     /// Kills it as a crash would.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
