@@ -1,5 +1,6 @@
 //! Lockstep: a deployment dispatcher.
 
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod dispatch;
