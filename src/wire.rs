@@ -222,6 +222,15 @@ pub struct LockList {
     pub locks: Vec<LockView>,
 }
 
+/// Answer to `DELETE /api/v1/locks/{inventory}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Unlocked {
+    /// The inventory whose lock is free now.
+    pub inventory: String,
+    /// The job that held it.
+    pub job_id: String,
+}
+
 /// A freeze: requests for the inventory are refused (or wait) until it is lifted or expires.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FreezeView {

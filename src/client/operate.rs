@@ -235,11 +235,8 @@ fn frozen(inventory: &str, freeze: &FreezeView) -> String {
 /// `unlock`
 pub(super) async fn unlock(args: Unlock, http: &Http, screen: &mut Screen) -> Result<Exit, Fault> {
     let inventory = args.inventory.as_str();
-    let mut query = vec![("reason", args.reason.as_str())];
-    if args.force {
-        query.push(("force", "true"));
-    }
-    let request = http.request(Method::DELETE, &["locks", inventory], &query).timeout(UNLOCKING);
+    let body = serde_json::json!({"reason": args.reason, "force": args.force});
+    let request = http.request(Method::DELETE, &["locks", inventory], &[]).json(&body).timeout(UNLOCKING);
     let answer = http.send(request).await.map_err(|error| http.fault(&error, &format!("the lock of {inventory}")))?;
     let job = answer.json::<Value>().ok().and_then(|body| body.get("job_id")?.as_str().map(plain));
     let held = job.map(|job| format!(", which job {job} held")).unwrap_or_default();

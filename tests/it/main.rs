@@ -1,9 +1,7 @@
 //! Integration tests: one binary, against a real Redis, a real engine, and real Ansible over SSH.
 
-mod api;
-mod cli;
 mod config;
 mod dispatch;
-mod engine;
-mod store;
+mod e2e;
+mod self_deploy;
 mod support;
