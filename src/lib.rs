@@ -5,7 +5,7 @@
 //! CLI's side). `ARCHITECTURE.md` tells the whole.
 
 pub mod api;
-//pub mod client;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod dispatch;
