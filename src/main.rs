@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use lockstep::api::{self, Api};
+use lockstep::client;
 use lockstep::config::{self, Config};
 use lockstep::dispatch::{Dispatcher, Parts};
 use lockstep::doctor::{self, Verdict};
@@ -25,6 +26,8 @@ const USAGE: u8 = 2;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    options: client::Options,
 }
 
 #[derive(Subcommand)]
@@ -49,6 +52,8 @@ enum Command {
     },
     /// Print the OpenAPI document of the API
     Openapi,
+    #[command(flatten)]
+    Client(client::Command),
 }
 
 fn main() -> ExitCode {
@@ -83,6 +88,7 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Command::Client(command) => runtime.block_on(client::run(command, cli.options)),
     }
 }
 
