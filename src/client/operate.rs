@@ -239,7 +239,7 @@ pub(super) async fn unlock(args: Unlock, http: &Http, screen: &mut Screen) -> Re
     let request = http.request(Method::DELETE, &["locks", inventory], &[]).json(&body).timeout(UNLOCKING);
     let answer = http.send(request).await.map_err(|error| http.fault(&error, &format!("the lock of {inventory}")))?;
     let job = answer.json::<Value>().ok().and_then(|body| body.get("job_id")?.as_str().map(plain));
-    let held = job.map(|job| format!(", which job {job} held")).unwrap_or_default();
+    let held = job.map(|job| format!(", which job {job} held,")).unwrap_or_default();
     screen.say(&format!("the lock of {inventory}{held} is free"));
     Ok(Exit::Done)
 }
