@@ -66,7 +66,7 @@ pub(super) struct SeedRefusal {
     #[schema(value_type = Option<String>)]
     pub output: Option<&'static str>,
     /// Always `error`.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, pattern = "^error$")]
     pub status: &'static str,
 }
 

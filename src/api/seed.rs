@@ -80,7 +80,7 @@ pub(super) struct Status<'a> {
 pub(super) struct Available {
     inventory: Vec<AvailableApp>,
     /// Always `ok`.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, pattern = "^ok$")]
     status: &'static str,
 }
 
@@ -95,7 +95,7 @@ pub(super) struct AvailableApp {
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct Taken {
     /// Always `ok`.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, pattern = "^ok$")]
     status: &'static str,
     /// What was passed over.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -32,10 +32,8 @@ async fn output_is_read_from_any_offset_while_it_grows_and_after() {
     assert_eq!(said(&service.output(&job, "offset=16").await), ("", "16", "running", "false"));
     let beyond = service.output(&job, "offset=17").await;
     assert_eq!((beyond.problem(), beyond.header("content-range")), (is(416, "offset-beyond-end"), "bytes */16"));
-    for query in ["offset=18446744073709551615", "offset=9223372036854775807"] {
-        assert_eq!(service.output(&job, query).await.problem(), is(416, "offset-beyond-end"));
-    }
-    for query in ["offset=-1", "offset=x", "wait=61", "wait=-1", "colour=red", "offset=18446744073709551616"] {
+    assert_eq!(service.output(&job, "offset=9007199254740991").await.problem(), is(416, "offset-beyond-end"));
+    for query in ["offset=-1", "offset=x", "wait=61", "wait=-1", "colour=red", "offset=9007199254740992"] {
         assert_eq!(service.output(&job, query).await.problem(), is(422, "invalid"), "{query}");
     }
     service.end("one", &job, 0).await;
