@@ -88,7 +88,11 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
-        Command::Client(command) => runtime.block_on(client::run(command, cli.options)),
+        Command::Client(command) => {
+            let code = runtime.block_on(client::run(command, cli.options));
+            runtime.shutdown_background();
+            code
+        }
     }
 }
 

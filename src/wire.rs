@@ -222,6 +222,18 @@ pub struct LockList {
     pub locks: Vec<LockView>,
 }
 
+/// Body of `DELETE /api/v1/locks/{inventory}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UnlockRequest {
+    /// Why, for the audit log. 1 to 500 characters.
+    #[schema(min_length = 1, max_length = 500)]
+    pub reason: String,
+    /// Kill the holder's container, if it runs.
+    #[serde(default)]
+    pub force: bool,
+}
+
 /// Answer to `DELETE /api/v1/locks/{inventory}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Unlocked {
@@ -248,9 +260,11 @@ pub struct FreezeView {
 #[serde(deny_unknown_fields)]
 pub struct FreezeRequest {
     /// Why; shown to whoever is refused. 1 to 500 characters.
+    #[schema(min_length = 1, max_length = 500)]
     pub reason: String,
     /// Seconds until it ends by itself; none: until it is lifted. At most a year.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 31_622_400)]
     pub expires_in: Option<u64>,
 }
 

@@ -31,7 +31,7 @@ impl Load {
         // An answer that is not 200 makes the whole run worthless.
         writeln!(
             script,
-            "response = function(status) if status ~= 200 then wrk.thread:stop() print('status', status) end end"
+            "response = function(status) if status ~= 200 then wrk.thread:stop() print('refused', status) end end"
         )
         .expect("written");
         Self { url, script, connections }
@@ -47,7 +47,7 @@ impl Load {
             .await
             .expect("wrk is installed");
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(!text.contains("status") && !text.contains("Non-2xx"), "{text}");
+        assert!(!text.contains("refused") && !text.contains("Non-2xx"), "{text}");
         let line = text.lines().find_map(|line| line.strip_prefix("Requests/sec:")).unwrap_or_else(|| panic!("{text}"));
         line.trim().parse().expect("a number")
     }

@@ -5,16 +5,15 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::Deserialize;
 
 use super::auth::Operator;
 use super::docs::{Guarded, InventoryPath, WithBody};
 use super::error::ApiError;
-use super::extract::{Json, Named, Query, reason};
+use super::extract::{Json, Named, reason};
 use super::{Shared, view};
 use crate::dispatch::Refusal;
 use crate::model::ids::Inventory;
-use crate::wire::{FreezeRequest, FreezeView, LockList, Problem, Unlocked};
+use crate::wire::{FreezeRequest, FreezeView, LockList, Problem, UnlockRequest, Unlocked};
 
 /// The longest freeze that ends by itself, in seconds.
 const FREEZE_MAX: u64 = 366 * 24 * 3600;
@@ -30,39 +29,27 @@ pub(super) async fn list(State(api): State<Shared>, _: Operator) -> Result<axum:
     Ok(axum::Json(LockList { locks: locks.into_iter().map(|lock| view::lock(lock, now)).collect() }))
 }
 
-/// Why a lock is freed, and how.
-#[derive(Debug, Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Unlock {
-    /// Why, for the audit log
-    #[param(min_length = 1, max_length = 500)]
-    reason: String,
-    /// Kill the holder's container, if it runs
-    #[serde(default)]
-    force: bool,
-}
-
 /// Free a lock
 ///
 /// Ends the job that holds it. Refused while its container runs, unless `force` is given: then the container is killed and seen
 /// gone before the lock is freed.
 #[utoipa::path(
     delete, path = "/api/v1/locks/{inventory}", tag = "locks", operation_id = "unlock",
-    params(InventoryPath, Unlock),
+    params(InventoryPath),
+    request_body = UnlockRequest,
     responses(
         (status = 200, description = "Freed", body = Unlocked),
         (status = 404, description = "Nobody holds it", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The holder's container runs", body = Problem, content_type = "application/problem+json"),
-        Guarded,
+        Guarded, WithBody,
     ),
     security(("operator" = [])),
 )]
 pub(super) async fn unlock(
     State(api): State<Shared>,
     Named(inventory): Named<Inventory>,
-    Query(unlock): Query<Unlock>,
     Operator(by): Operator,
+    Json(unlock): Json<UnlockRequest>,
 ) -> Result<axum::Json<Unlocked>, ApiError> {
     let why = reason(&unlock.reason)?.to_owned();
     let dispatcher = api.dispatcher.clone();

@@ -1,7 +1,7 @@
 //! A job's output by byte offset, the same while it runs and after.
 //!
 //! One round trip to Redis reads credentials, state and range together, and costs the range. A long-poll is woken by news of
-//! the job, looks again, and is answered as soon as there is anything to say: bytes, or the end.
+//! the job, looks again, and is answered as soon as there is anything to say: bytes, a change of state, the end.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ pub(super) struct Range {
 /// Read a job's output
 ///
 /// From a byte offset on, at most 1 MiB at a time. Read on at `Lockstep-Next-Offset` until `Lockstep-Output-Complete` is `true`.
-/// With `wait`, an answer without bytes is held back until there are some, the job is over, or the time has passed.
+/// With `wait`, an answer without bytes is held back until there are some, the job's state changes, or the time has passed.
 #[utoipa::path(
     get, path = "/api/v1/jobs/{job_id}/output", tag = "jobs", operation_id = "output",
     params(JobPath, Range),
@@ -83,6 +83,7 @@ pub(super) async fn output(
     let mut read = store.range(claim.door(), job, offset, ANSWER_MAX).await?;
     let caller = api.admit(claim, std::mem::take(&mut read.door)).await?;
     let until = Instant::now() + Duration::from_secs(range.wait);
+    let mut first = None;
     loop {
         let brief = read.job.as_ref().filter(|brief| caller.owns(&brief.deployment_id, &brief.inventory));
         let brief = brief.ok_or(ApiError::UnknownJob)?;
@@ -90,7 +91,9 @@ pub(super) async fn output(
             return Err(ApiError::OffsetBeyondEnd(read.length));
         }
         let Some(news) = news.as_mut() else { break };
-        if !read.bytes.is_empty() || brief.state.is_ended() || Instant::now() >= until || api.stop.is_cancelled() {
+        let changed = *first.get_or_insert(brief.state) != brief.state;
+        let over = changed || brief.state.is_ended() || Instant::now() >= until || api.stop.is_cancelled();
+        if over || !read.bytes.is_empty() {
             break;
         }
         let look_again = until.min(Instant::now() + LOOK_AGAIN);

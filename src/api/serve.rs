@@ -175,7 +175,7 @@ impl Server {
             request.extensions_mut().insert(ConnectInfo(peer));
             // A router is always ready.
             let answering = router.clone().call(request);
-            async move { answering.await.or_else(|never: Infallible| match never {}) as Result<_, Infallible> }
+            async move { answering.await.map_err(|never: Infallible| never) }
         });
         let builder = if http2 { &self.http2 } else { &self.http1 };
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));

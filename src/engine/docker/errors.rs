@@ -65,6 +65,18 @@ impl Failure {
     }
 }
 
+/// The text of a refusal.
+pub(super) fn message(body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Refusal {
+        message: String,
+    }
+    match serde_json::from_slice::<Refusal>(body) {
+        Ok(refusal) => refusal.message,
+        Err(_) => String::from_utf8_lossy(body).trim().to_owned(),
+    }
+}
+
 fn names_no_container(message: &str) -> bool {
     message.to_ascii_lowercase().contains("no such container")
 }

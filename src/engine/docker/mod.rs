@@ -4,7 +4,7 @@
 //! - `spec.rs`: a container as described to Docker, and as shown by it
 //! - `files.rs`: files into a container and out of it
 //! - `image.rs`: pulling
-//! - `output.rs`: following a log
+//! - `output.rs`, `frames.rs`: following a log; the one call that does not go through bollard
 //!
 //! Requests bear no version, so each engine answers in its own; 1.41 (Docker 20.10) is the oldest that is known to do. Every
 //! call has a connection of its own: none waits for another, and following two hundred logs takes nothing from the rest.
@@ -26,6 +26,7 @@ use crate::model::settle::Phase;
 
 mod errors;
 mod files;
+mod frames;
 mod image;
 mod output;
 mod spec;
@@ -234,9 +235,7 @@ impl Engine for Docker {
     }
 
     async fn follow(&self, container: &str) -> Result<Output> {
-        let query = options::LogsOptionsBuilder::new().follow(true).stdout(true).stderr(true).tail("all").build();
-        let log = self.client(FOLLOW)?.logs(container, Some(query));
-        Ok(output::read(self.clone(), container, Box::pin(log)))
+        output::follow(self.clone(), container).await
     }
 
     async fn wait(&self, container: &str, patience: Duration) -> Result<()> {
