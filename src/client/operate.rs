@@ -74,7 +74,7 @@ fn describe(job: &Job, colour: bool) -> Vec<String> {
 pub(super) async fn logs(args: Logs, http: Arc<Http>, screen: &mut Screen) -> Result<Exit, Fault> {
     let mut signals = Signals::listen();
     let until = if args.follow { Until::End } else { Until::Now };
-    let mut watch = Watch { http: &http, job: args.of.job, screen, signals: &mut signals };
+    let mut watch = Watch { http: &http, job: args.of.job, screen, signals: &mut signals, standing: String::new() };
     let left = watch.run(Show::Output, until, None).await;
     watch.screen.output_ends();
     match &left {
@@ -105,7 +105,7 @@ pub(super) async fn cancel(args: Cancel, http: Arc<Http>, screen: &mut Screen) -
     let job = if job.state == JobState::Finished {
         Box::new(job)
     } else {
-        let mut watch = Watch { http: &http, job: args.of.job, screen, signals: &mut signals };
+        let mut watch = Watch { http: &http, job: args.of.job, screen, signals: &mut signals, standing: String::new() };
         match watch.run(Show::Nothing, Until::End, None).await {
             Left::Ended(job) => job,
             Left::Signal(number) => {
