@@ -1,14 +1,16 @@
 //! From the bytes of a log's HTTP body to what the container wrote.
 //!
 //! ```text
-//!  chunk:  6c\r\n  ┌ frame: kind 0 0 0 length ┐ bytes …  \r\n      … 0\r\n\r\n
+//!  chunk:  6c\r\n  ┌ frame: kind 0 0 0 length ┐ time and a blank, bytes …  \r\n      … 0\r\n\r\n
 //! ```
 //!
 //! A frame says which of the two streams it is of; chunks and frames need not coincide, and a read may end anywhere in either. The last
-//! chunk is what tells an end from a connection that was lost.
+//! chunk is what tells an end from a connection that was lost. The time of the last piece is what tells whether it was the last indeed.
 
 use bytes::BytesMut;
 
+/// Length of the time before each piece: RFC 3339 in UTC with nine digits, and a blank.
+const STAMP: usize = 31;
 /// The most of what the engine tells that is kept, in bytes.
 const TOLD_MAX: usize = 4096;
 
@@ -26,6 +28,8 @@ pub(super) enum Garbled {
 pub(super) struct Frames {
     chunk: Chunk,
     frame: Frame,
+    /// The time of the last piece that was begun.
+    stamp: Option<[u8; STAMP]>,
     /// What the engine has told so far.
     told: Vec<u8>,
 }
@@ -56,6 +60,8 @@ impl Default for Chunk {
 enum Frame {
     /// In its header, with so many bytes before.
     Header([u8; 8], usize),
+    /// In its time, with so many bytes before; so many bytes are to come after it.
+    Stamp([u8; STAMP], usize, u32),
     /// So many bytes of output are to come.
     Output(u32),
     /// So many bytes of what the engine tells are to come.
@@ -112,6 +118,11 @@ impl Frames {
         Ok(())
     }
 
+    /// The time of the last piece, as the engine writes it.
+    pub(super) fn last_stamp(&self) -> Option<&[u8]> {
+        self.stamp.as_ref().map(<[u8; STAMP]>::as_slice)
+    }
+
     /// Whether the body has come to its end.
     pub(super) fn is_over(&self) -> bool {
         self.chunk == Chunk::Over
@@ -131,12 +142,28 @@ impl Frames {
                         let length = u32::from_be_bytes(*length);
                         self.frame = match (*kind, length) {
                             (1..=3, 0) => Frame::default(),
-                            (1 | 2, length) => Frame::Output(length),
+                            (1 | 2, length) if length as usize >= STAMP => {
+                                Frame::Stamp([0; STAMP], 0, length - STAMP as u32)
+                            }
+                            (1 | 2, _) => return Err(Garbled::Format("a piece has no time")),
                             (3, length) => Frame::Told(length),
                             _ => return Err(Garbled::Format("a frame is of an unknown kind")),
                         };
                     } else if *before == 8 {
                         return Err(Garbled::Format("a frame's header is unknown"));
+                    }
+                }
+                Frame::Stamp(stamp, before, length) => {
+                    let (part, rest) = split(bytes, (STAMP - *before) as u64);
+                    stamp[*before..*before + part.len()].copy_from_slice(part);
+                    *before += part.len();
+                    bytes = rest;
+                    if *before == STAMP {
+                        if stamp[STAMP - 1] != b' ' {
+                            return Err(Garbled::Format("a piece's time is of an unknown form"));
+                        }
+                        self.stamp = Some(*stamp);
+                        self.frame = if *length == 0 { Frame::default() } else { Frame::Output(*length) };
                     }
                 }
                 Frame::Output(left) => {
@@ -172,9 +199,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const TIME: &[u8; STAMP] = b"2026-01-02T03:04:05.678901234Z ";
+
     fn frame(kind: u8, content: &[u8]) -> Vec<u8> {
+        let stamp: &[u8] = if kind == 3 { b"" } else { TIME };
         let mut frame = vec![kind, 0, 0, 0];
-        frame.extend((content.len() as u32).to_be_bytes());
+        frame.extend(((stamp.len() + content.len()) as u32).to_be_bytes());
+        frame.extend(stamp);
         frame.extend(content);
         frame
     }
@@ -218,6 +249,7 @@ mod tests {
                 rest = after;
             }
             prop_assert!(frames.is_over());
+            prop_assert_eq!(frames.last_stamp(), (!pieces.is_empty()).then_some(&TIME[..]));
             prop_assert_eq!(output.to_vec(), written);
         }
 
@@ -250,7 +282,7 @@ mod tests {
     #[test]
     fn an_end_within_a_frame_is_an_error() {
         let bytes = frame(1, b"half of it");
-        let ended = Frames::default().push(&body(&bytes[..12], &[1000]), &mut BytesMut::new());
+        let ended = Frames::default().push(&body(&bytes[..40], &[1000]), &mut BytesMut::new());
         assert!(matches!(ended, Err(Garbled::Format(_))));
     }
 }

@@ -5,6 +5,10 @@
 //! So this one call, which is all about bytes, is not made through bollard: what has arrived is read and unpacked together. A line that
 //! comes alone goes on at once, and a log that is silent holds no buffer.
 //!
+//! A follower may end early: Docker 20.10 now and then ends it, as if all were told, when the container ends while the follower is
+//! still behind. So pieces are asked for with their times, and at the end the time of the last one is compared with that of the
+//! log's last line; when they differ, the end is trouble, and whoever follows begins again where he was.
+//!
 //! Docker's followers have been known not to end with their container, and a connection to a host that vanished never
 //! ends. So a log that is silent for [`SILENCE`] is compared with its container.
 
@@ -90,9 +94,7 @@ struct Reader {
 
 /// Opens a container's log.
 pub(super) async fn follow(docker: Docker, container: &str) -> Result<Output> {
-    let opened = tokio::time::timeout(QUESTION, open(&docker.host, container)).await;
-    let opened = opened.unwrap_or_else(|_| Err(Failure::Silence(format!("no reply within {} s", QUESTION.as_secs()))));
-    let (socket, ahead) = opened.map_err(|failure| failure.sort(FOLLOW, container))?;
+    let (socket, ahead) = open(&docker, container, "follow=true&tail=all").await?;
     let reader = Reader {
         docker,
         container: container.to_owned(),
@@ -107,12 +109,18 @@ pub(super) async fn follow(docker: Docker, container: &str) -> Result<Output> {
     })))
 }
 
-/// Asks for the log; returns what follows the head of the reply, once it is known to be one.
-async fn open(host: &str, container: &str) -> std::result::Result<(Socket, BytesMut), Failure> {
+/// Asks for the log, within a bound; returns what follows the head of the reply, once it is known to be one.
+async fn open(docker: &Docker, container: &str, how: &str) -> Result<(Socket, BytesMut)> {
+    let opened = tokio::time::timeout(QUESTION, ask(&docker.host, container, how)).await;
+    let opened = opened.unwrap_or_else(|_| Err(Failure::Silence(format!("no reply within {} s", QUESTION.as_secs()))));
+    opened.map_err(|failure| failure.sort(FOLLOW, container))
+}
+
+async fn ask(host: &str, container: &str, how: &str) -> std::result::Result<(Socket, BytesMut), Failure> {
     let lost = |error: io::Error| Failure::Silence(error.to_string());
     let mut socket = Socket::connect(host).await.map_err(lost)?;
     let request = format!(
-        "GET /containers/{container}/logs?follow=true&stdout=true&stderr=true&tail=all HTTP/1.1\r\nHost: docker\r\nAccept: */*\r\n\r\n"
+        "GET /containers/{container}/logs?stdout=true&stderr=true&timestamps=true&{how} HTTP/1.1\r\nHost: docker\r\nAccept: */*\r\n\r\n"
     );
     socket.send(request.as_bytes()).await.map_err(lost)?;
     let mut head = BytesMut::new();
@@ -179,22 +187,33 @@ impl Reader {
             };
             let taken = received.and_then(|bytes| {
                 output.reserve(bytes.len());
-                self.frames.push(&bytes, &mut output).map_err(|garbled| EngineError::NotReached {
-                    doing: FOLLOW,
-                    cause: match garbled {
-                        Garbled::Told(told) => told,
-                        Garbled::Format(what) => format!("its log is garbled: {what}"),
-                    },
-                })
+                self.frames.push(&bytes, &mut output).map_err(garbled)
             });
             match taken {
-                Ok(()) if self.frames.is_over() => {}
+                Ok(()) if self.frames.is_over() => self.trouble = self.early_end().await.err(),
                 Ok(()) => self.socket = Some(socket),
                 // What came before the trouble is handed on first.
                 Err(trouble) => self.trouble = Some(trouble),
             }
         }
         Some(Ok(output.freeze()))
+    }
+
+    /// Whether the last piece was the log's last line.
+    async fn early_end(&self) -> Result<()> {
+        let (mut socket, mut bytes) = open(&self.docker, &self.container, "tail=1").await?;
+        let (mut frames, mut line) = (Frames::default(), BytesMut::new());
+        loop {
+            frames.push(&bytes, &mut line).map_err(garbled)?;
+            if frames.is_over() {
+                break;
+            }
+            bytes = self.receive(&mut socket).await?;
+        }
+        if frames.last_stamp() == self.frames.last_stamp() {
+            return Ok(());
+        }
+        Err(EngineError::NotReached { doing: FOLLOW, cause: "it ended before the log's last line".to_owned() })
     }
 
     async fn receive(&self, socket: &mut Socket) -> Result<BytesMut> {
@@ -214,6 +233,14 @@ impl Reader {
             }
         }
     }
+}
+
+fn garbled(garbled: Garbled) -> EngineError {
+    let cause = match garbled {
+        Garbled::Told(told) => told,
+        Garbled::Format(what) => format!("its log is garbled: {what}"),
+    };
+    EngineError::NotReached { doing: FOLLOW, cause }
 }
 
 #[cfg(test)]
