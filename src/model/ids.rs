@@ -130,6 +130,11 @@ impl JobId {
     pub fn new(now_ms: u64, random: u128) -> Self {
         Self(Ulid::from_parts(now_ms, random))
     }
+
+    /// When it was drawn, in milliseconds since 1970 by the clock of the dispatcher that drew it.
+    pub fn drawn_ms(self) -> u64 {
+        self.0.timestamp_ms()
+    }
 }
 
 impl FromStr for JobId {

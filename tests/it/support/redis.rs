@@ -1,1 +1,198 @@
+//! A real `redis-server` for a test: on a free port, in a folder of its own, with a password, every write on disk before its reply.
+//!
+//! It dies with the test, also when the test process is killed: a shell holds the server and waits for the end of a pipe.
 
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use lockstep::model::ids::Instance;
+use lockstep::store::{Memory, Store};
+use tempfile::TempDir;
+
+/// Starts a server, says its process id, and kills it when standard input ends.
+const KEEPER: &str = r#"redis-server "$@" & echo "pid $!"; read -r _; kill -9 $!"#;
+
+/// A server. Dropping it kills it.
+pub(crate) struct RedisServer {
+    dir: TempDir,
+    port: u16,
+    password: String,
+    extra: Vec<String>,
+    running: Option<Running>,
+}
+
+struct Running {
+    keeper: Child,
+    pid: String,
+}
+
+impl Running {
+    /// `kill -9`, and the end seen.
+    fn kill(mut self) {
+        drop(self.keeper.stdin.take());
+        self.keeper.wait().expect("the shell around redis-server ends");
+    }
+}
+
+impl RedisServer {
+    /// Starts a server that is empty.
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same, with further options of `redis-server`.
+    pub(crate) fn start_with(extra: &[&str]) -> Self {
+        let mut server = Self {
+            dir: tempfile::tempdir().expect("a temporary folder"),
+            port: 0,
+            password: lockstep::clock::draw_name(),
+            extra: extra.iter().map(ToString::to_string).collect(),
+            running: None,
+        };
+        // A port that is free now may be taken a moment later by somebody else.
+        for _ in 0..20 {
+            server.port = free_port();
+            if server.try_run() {
+                return server;
+            }
+        }
+        panic!("redis-server did not start (is it installed?)");
+    }
+
+    /// What to connect to.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://:{}@127.0.0.1:{}", self.password, self.port)
+    }
+
+    /// The TCP port on 127.0.0.1.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The password of the default user.
+    pub(crate) fn password(&self) -> &str {
+        &self.password
+    }
+
+    /// The server's folder.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Kills it with SIGKILL and sees its end. What it has acknowledged is on disk.
+    pub(crate) fn kill(&mut self) {
+        self.running.take().expect("it runs").kill();
+    }
+
+    /// Starts it again on what is on disk.
+    pub(crate) fn restart(&mut self) {
+        if self.running.is_some() {
+            self.kill();
+        }
+        assert!(self.try_run(), "redis-server did not start again on port {}", self.port);
+    }
+
+    /// Starts it again with nothing: the disk was lost.
+    pub(crate) fn restart_empty(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(self.dir.path().join("appendonlydir")).expect("its files can be removed");
+        self.restart();
+    }
+
+    /// Stops it from answering, its connections staying open, until `resume`.
+    pub(crate) fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = &self.running.as_ref().expect("it runs").pid;
+        let sent = Command::new("kill").args([signal, pid]).status().expect("kill");
+        assert!(sent.success());
+    }
+
+    fn try_run(&mut self) -> bool {
+        let mut keeper = Command::new("sh")
+            .args(["-c", KEEPER, "keeper", "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
+            .args(["--appendfsync", "always", "--loglevel", "notice", "--daemonize", "no"])
+            .args(["--port", &self.port.to_string(), "--requirepass", &self.password])
+            .arg("--dir")
+            .arg(self.dir.path())
+            .args(&self.extra)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sh");
+        let mut pid = String::new();
+        let mut said = BufReader::new(keeper.stdout.take().expect("piped"));
+        let ready = loop {
+            let mut line = String::new();
+            if said.read_line(&mut line).expect("text") == 0 {
+                break false;
+            }
+            if let Some(number) = line.strip_prefix("pid ") {
+                number.trim().clone_into(&mut pid);
+            }
+            if line.contains("Ready to accept connections") {
+                break true;
+            }
+            if line.contains("Failed listening") || line.contains("exiting") {
+                break false;
+            }
+        };
+        // What it says later must not fill the pipe.
+        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        let running = Running { keeper, pid };
+        if ready {
+            self.running = Some(running);
+        } else {
+            running.kill();
+        }
+        ready
+    }
+
+    /// A store on it that knows its memory: the first that asks makes one.
+    pub(crate) async fn store(&self, dispatcher: &str) -> Store {
+        let store = self.stranger(dispatcher).await;
+        if let Memory::Strange { found } = store.memory().await.expect("Redis answers") {
+            let made = store.rebuild(found.as_deref(), &lockstep::clock::draw_name(), "engine", &[]).await;
+            assert!(made.expect("Redis answers"));
+        }
+        store
+    }
+
+    /// A store on it that knows nothing yet.
+    pub(crate) async fn stranger(&self, dispatcher: &str) -> Store {
+        Store::connect(&self.url(), &instance(), dispatcher).await.expect("a usable URL")
+    }
+
+    /// A connection of one's own, to look and to tamper.
+    pub(crate) async fn raw(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.url()).expect("a usable URL");
+        client.get_multiplexed_async_connection().await.expect("Redis answers")
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.kill();
+        }
+    }
+}
+
+/// The instance that tests of the store use.
+pub(crate) fn instance() -> Instance {
+    "test".parse().expect("a name")
+}
+
+/// A port that nobody listens on at this moment.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}

@@ -1,0 +1,145 @@
+//! The whole keyspace. Nothing else in Lockstep makes up a key.
+//!
+//! Every key begins with `lockstep:{instance}:`, so that installations which share a Redis never meet. `{…}` stands for a value;
+//! a job's id is a ULID, so that ids sort by the time at which they were drawn. Times are milliseconds since 1970 by Redis' clock.
+//!
+//! | key | type | content | expires |
+//! |---|---|---|---|
+//! | `state` | hash | `epoch`: the random name of this memory; `counter`: its changes of state, which only grows | never |
+//! | `job:{job}` | hash | the record: [`FIELDS`](super::record::FIELDS), and `sealed`, its secrets encrypted | after its end, see below |
+//! | `out:{job}` | string | its readable output | with `job` |
+//! | `progress:{job}` | hash | what its container reported: one field per member of the report, as JSON | with `job` |
+//! | `ring:{job}` | string | the last half of the output's cap, written in place; gone at the job's end | never |
+//! | `active` | set | the jobs that have not ended, those that wait too | never |
+//! | `locks` | hash | inventory → the job that holds its deploy lock | never |
+//! | `fences` | hash | inventory → the last fence given | never |
+//! | `queue:{inventory}` | list | the jobs that wait, the next one first | never |
+//! | `queues` | set | the inventories whose queue is not empty | never |
+//! | `freezes` | hash | inventory → when the freeze ends (0: when lifted), a blank, reason and author as JSON | taken out when met |
+//! | `jobs` | sorted set | all jobs, by id (all scores are 0) | entries of forgotten jobs are taken out little by little |
+//! | `jobs:app:{app}` | sorted set | those of one app | as `jobs` |
+//! | `jobs:inv:{inventory}` | sorted set | those of one inventory | as `jobs` |
+//! | `lastok:{app}` | string | the app's newest job that succeeded, which is kept | never |
+//! | `apps` | hash | deployment id → the app and the keyed hash of its secret, as JSON | never |
+//! | `apps_meta` | string | when the list of apps was posted; there exactly if one ever was | never |
+//! | `idem:{app}:{hash}` | string | SHA-256 of an `Idempotency-Key` → job, a blank, digest of the request | a day |
+//! | `failures:addr:{address}` | string | failed tries from an address (of IPv6: from its /64) | 60 s after the first |
+//! | `failures:app:{app}` | string | failed tries at an app | 60 s after the first |
+//! | `dispatcher:{name}` | string | a dispatcher's sign of life | 3 s, as the caller says |
+//! | `audit` | stream | what operators did: `by`, `what`, `about`, `reason` | the last 10,000 or a few more |
+//!
+//! `job`, `out` and `progress` expire together, one retention after the job's end; those of an app's newest success do so
+//! only once there is a newer one.
+//!
+//! The channel `news` carries `o {job}` after output was written and `s {job}` after anything else was.
+//!
+//! Scripts find keys by what they read (the next job in a queue), so this is for one Redis, with replicas if need be, not for
+//! Redis Cluster. Redis 7 is the oldest that will do.
+
+use std::net::IpAddr;
+
+use crate::model::ids::{DeploymentId, Instance, Inventory, JobId};
+
+/// The keys of one instance.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    pub(super) fn new(instance: &Instance) -> Self {
+        Self { prefix: format!("lockstep:{instance}:") }
+    }
+
+    fn key(&self, name: &str) -> String {
+        [self.prefix.as_str(), name].concat()
+    }
+
+    fn of(&self, kind: &str, whose: &str) -> String {
+        [self.prefix.as_str(), kind, whose].concat()
+    }
+
+    pub(super) fn state(&self) -> String {
+        self.key("state")
+    }
+    pub(super) fn job(&self, job: JobId) -> String {
+        self.of("job:", &job.to_string())
+    }
+    pub(super) fn output(&self, job: JobId) -> String {
+        self.of("out:", &job.to_string())
+    }
+    pub(super) fn progress(&self, job: JobId) -> String {
+        self.of("progress:", &job.to_string())
+    }
+    pub(super) fn ring(&self, job: JobId) -> String {
+        self.of("ring:", &job.to_string())
+    }
+    pub(super) fn active(&self) -> String {
+        self.key("active")
+    }
+    pub(super) fn locks(&self) -> String {
+        self.key("locks")
+    }
+    pub(super) fn queue(&self, inventory: &Inventory) -> String {
+        self.of("queue:", inventory.as_str())
+    }
+    pub(super) fn queues(&self) -> String {
+        self.key("queues")
+    }
+    pub(super) fn freezes(&self) -> String {
+        self.key("freezes")
+    }
+    pub(super) fn jobs(&self) -> String {
+        self.key("jobs")
+    }
+    pub(super) fn jobs_of_app(&self, app: &DeploymentId) -> String {
+        self.of("jobs:app:", app.as_str())
+    }
+    pub(super) fn jobs_of_inventory(&self, inventory: &Inventory) -> String {
+        self.of("jobs:inv:", inventory.as_str())
+    }
+    pub(super) fn apps(&self) -> String {
+        self.key("apps")
+    }
+    pub(super) fn apps_meta(&self) -> String {
+        self.key("apps_meta")
+    }
+    pub(super) fn failures_from(&self, address: IpAddr) -> String {
+        let whose = match address.to_canonical() {
+            IpAddr::V4(address) => address.to_string(),
+            // Whoever has one address of a /64 has them all.
+            IpAddr::V6(address) => {
+                let [a, b, c, d, ..] = address.segments();
+                format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+            }
+        };
+        self.of("failures:addr:", &whose)
+    }
+    pub(super) fn failures_at(&self, app: &DeploymentId) -> String {
+        self.of("failures:app:", app.as_str())
+    }
+    pub(super) fn dispatcher(&self, name: &str) -> String {
+        self.of("dispatcher:", name)
+    }
+    pub(super) fn audit(&self) -> String {
+        self.key("audit")
+    }
+    pub(super) fn news(&self) -> String {
+        self.key("news")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_counted_once_whichever_way_it_is_written() {
+        let keys = Keys::new(&"i".parse().expect("a name"));
+        let key = |text: &str| keys.failures_from(text.parse().expect("an address"));
+        assert_eq!(key("10.0.0.1"), "lockstep:i:failures:addr:10.0.0.1");
+        assert_eq!(key("::ffff:10.0.0.1"), key("10.0.0.1"));
+        assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff::9"));
+        assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
+    }
+}

@@ -1,0 +1,16 @@
+-- Gives the free, unfrozen lock of an inventory to the first that waits.
+--
+-- arg 1 inventory
+-- replies  HELD job fence lease   the lock is that job's, under the caller's supervision
+--          NONE                   held, frozen, or nobody waits
+
+local inventory = arg(1)
+if redis.call('HEXISTS', key('locks'), inventory) == 1 then
+  return reply('NONE')
+end
+local job, fence = hand_over(inventory)
+if not job then
+  return reply('NONE')
+end
+raise()
+return reply('HELD', job, fence, '1')
