@@ -35,15 +35,17 @@ impl Known {
     }
 
     /// Compares `HMGET state epoch counter` with what is known; `seen` is the counter that was seen before sending.
-    pub(super) fn check(&self, state: Value, seen: u64) -> Result<()> {
-        let Stands { epoch, counter } = Stands::read(state);
-        match counter {
-            Some(counter) if epoch.as_deref() == Some(&self.epoch) && counter >= seen => {
-                self.see(counter);
-                Ok(())
-            }
-            _ => Err(StoreError::Epoch),
+    pub(super) fn check(&self, state: &Value, seen: u64) -> Result<()> {
+        if let Value::Array(stands) = state
+            && let [epoch, counter] = stands.as_slice()
+            && text(epoch) == Some(&self.epoch)
+            && let Some(counter) = number(counter)
+            && counter >= seen
+        {
+            self.see(counter);
+            return Ok(());
         }
+        Err(StoreError::Epoch)
     }
 }
 
@@ -51,6 +53,8 @@ impl Known {
 struct Stands {
     epoch: Option<String>,
     counter: Option<u64>,
+    /// The counter as it stands there, number or not.
+    written: Option<String>,
 }
 
 impl Stands {
@@ -58,12 +62,13 @@ impl Stands {
         let mut values = items(state).into_iter();
         let mut next = || values.next().unwrap_or_default();
         let (epoch, counter) = (next(), next());
-        Self { epoch: text(&epoch).map(str::to_owned), counter: number(&counter) }
+        let written = text(&counter).map(str::to_owned);
+        Self { epoch: text(&epoch).map(str::to_owned), counter: number(&counter), written }
     }
 
     /// What a rebuild must still find there.
     fn mark(&self) -> Option<String> {
-        let counter = self.counter.map(|counter| counter.to_string()).unwrap_or_default();
+        let counter = self.written.as_deref().unwrap_or_default();
         self.epoch.as_ref().map(|epoch| format!("{epoch} {counter}"))
     }
 }
@@ -144,7 +149,7 @@ impl Store {
         if let Some(known) = known {
             let seen = known.seen();
             // A strange memory is found by whoever reads or writes it; a sign of life may be given in any.
-            let _strange = known.check(replies.next().unwrap_or_default(), seen);
+            let _strange = known.check(&replies.next().unwrap_or_default(), seen);
         }
         Ok(())
     }

@@ -147,7 +147,7 @@ impl Store {
         pipe.cmd("HMGET").arg(self.keys().state()).arg("epoch").arg("counter");
         reads(&mut pipe);
         let mut replies = link.send_all(&pipe).await.map_err(|trouble| trouble.at(place))?.into_iter();
-        known.check(replies.next().unwrap_or_default(), seen)?;
+        known.check(&replies.next().unwrap_or_default(), seen)?;
         Ok(Answers { replies, place: place.to_owned() })
     }
 }

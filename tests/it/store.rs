@@ -1,17 +1,31 @@
 //! The store against a real Redis.
 
+mod admission;
+mod connection;
+mod doors;
+mod epochs;
+mod lives;
+mod outputs;
+mod properties;
+mod reading;
+mod rebuilding;
+
+use std::collections::BTreeMap;
+use std::future::Future;
 use std::time::Duration;
 
 use lockstep::clock;
+use lockstep::model::app::App;
 use lockstep::model::ids::{DeploymentId, Inventory, JobId};
-use lockstep::model::job::{Intent, Outcome, State, WhenBusy};
+use lockstep::model::job::{Record, WhenBusy};
 use lockstep::model::lock::Held;
-use lockstep::model::output::{Position, lay_out};
-use lockstep::store::{NewJob, Store, StoreError, Submitted};
+use lockstep::store::{NewJob, Store, StoredApp, Submitted};
+use redis::aio::MultiplexedConnection;
 
-use crate::support::redis::RedisServer;
+use crate::support::redis::instance;
 
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+const WEEK_MS: i64 = 7 * 24 * 3600 * 1000;
 
 fn inventory(name: &str) -> Inventory {
     name.parse().expect("a name")
@@ -33,6 +47,18 @@ fn new_job(app: &str, inventory: &str, when_busy: WhenBusy) -> NewJob {
     }
 }
 
+fn stored_app(name: &str, inventory: &str) -> StoredApp {
+    let app = App {
+        deployment_id: name.parse().expect("a name"),
+        inventory: inventory.parse().expect("a name"),
+        action: "app-deploy".parse().expect("a name"),
+        vars: [("version".parse().expect("a word"), lockstep::model::app::VarRule { pattern: None, secret: true })]
+            .into(),
+    };
+    StoredApp { app, hash: name.bytes().cycle().take(32).collect() }
+}
+
+/// Submits a job that gets the lock at once.
 async fn start(store: &Store, app: &str, inventory: &str) -> Held {
     match store.submit(&new_job(app, inventory, WhenBusy::Reject)).await {
         Ok(Submitted::Started(held)) => held,
@@ -40,50 +66,88 @@ async fn start(store: &Store, app: &str, inventory: &str) -> Held {
     }
 }
 
-#[tokio::test]
-async fn a_job_goes_its_way_from_lock_to_end() {
-    let server = RedisServer::start();
-    let store = server.store("d1").await;
-    let job = new_job("a", "i", WhenBusy::Queue);
-    let Submitted::Started(held) = store.submit(&job).await.expect("an answer") else { panic!("not started") };
-    let record = store.record(job.id).await.expect("an answer").expect("a record");
-    assert_eq!((record.state, record.lease, record.owner.as_deref()), (State::Starting, 1, Some("d1")));
-    assert_eq!(record.fence, Some(held.fence()));
-    assert!(held.fence().0 > record.created_ms);
-    assert_eq!(store.sealed(job.id).await.expect("an answer"), Some(job.sealed.clone()));
-
-    store.confirm(&held, "engine", "c1", "sha256:1").await.expect("confirmed");
-    store.started(&held).await.expect("started");
-    let mut at = Position::default();
-    for text in ["one\n", "zwei €\n"] {
-        let mut write = lay_out(at, 1 << 20, text);
-        write.after.raw += text.len() as u64;
-        store.append(&held, at, &write).await.expect("appended");
-        at = write.after;
+/// Submits a job that has to wait; returns it and its place.
+async fn wait_in_line(store: &Store, app: &str, inventory: &str, when_busy: WhenBusy) -> (JobId, u64) {
+    let job = new_job(app, inventory, when_busy);
+    match store.submit(&job).await {
+        Ok(Submitted::Queued { position }) => (job.id, position),
+        other => panic!("not queued: {other:?}"),
     }
-    assert_eq!(store.readable(job.id).await.expect("an answer"), 13);
-    let record = store.exited(&held, 0, None).await.expect("recorded");
-    assert_eq!((record.state, record.exit_code, record.output), (State::Running, Some(0), at));
-    assert!(store.finish(&held, Outcome::Succeeded, None, WEEK).await.expect("finished").is_none());
-
-    let (view, _) = store.job(job.id, None).await.expect("an answer");
-    let view = view.expect("a job");
-    assert_eq!(view.record.state, State::Ended(Outcome::Succeeded));
-    assert_eq!((view.record.container.as_deref(), view.record.image_digest.as_deref()), (Some("c1"), Some("sha256:1")));
-    assert_eq!((view.output_bytes, view.queue_position, view.progress), (13, None, None));
-    let output = store.output(job.id, 4, 100).await.expect("an answer");
-    assert_eq!(output, Some(("zwei €\n".as_bytes().to_vec(), true)));
-    assert!(store.live().await.expect("an answer").0.is_empty());
-    start(&store, "a", "i").await;
 }
 
-#[tokio::test]
-async fn nothing_is_done_in_a_memory_that_is_not_known() {
-    let server = RedisServer::start();
-    let store = server.stranger("d1").await;
-    let refused = store.submit(&new_job("a", "i", WhenBusy::Queue)).await;
-    assert!(matches!(refused, Err(StoreError::Epoch)), "{refused:?}");
-    let intended = store.intend(JobId::new(1, 1), Intent::Cancel, None).await;
-    assert!(matches!(intended, Err(StoreError::Epoch)), "{intended:?}");
-    let _ = (inventory("i"), app("a"));
+/// Starts a job and its container.
+async fn run(store: &Store, app: &str, inventory: &str) -> Held {
+    let held = start(store, app, inventory).await;
+    store.confirm(&held, "engine", &format!("container-{}", held.job()), "sha256:1").await.expect("confirmed");
+    store.started(&held).await.expect("started");
+    held
+}
+
+async fn record(store: &Store, job: JobId) -> Record {
+    store.record(job).await.expect("an answer").expect("a record")
+}
+
+/// The key that a name stands for in the instance of the tests.
+fn key(name: &str) -> String {
+    format!("lockstep:{}:{name}", instance())
+}
+
+/// The queue of an inventory, as operators see it.
+async fn queue(store: &Store, name: &str) -> Vec<JobId> {
+    let (locks, _) = store.locks().await.expect("an answer");
+    locks.into_iter().find(|lock| lock.inventory.as_str() == name).map(|lock| lock.waiting).unwrap_or_default()
+}
+
+/// Everything that Redis holds: of every key whether it expires, and its content.
+async fn everything(redis: &mut MultiplexedConnection) -> BTreeMap<String, (bool, Vec<String>)> {
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(redis).await.expect("keys");
+    let mut all = BTreeMap::new();
+    for key in keys {
+        let expires: i64 = redis::cmd("PTTL").arg(&key).query_async(redis).await.expect("a time");
+        let kind: String = redis::cmd("TYPE").arg(&key).query_async(redis).await.expect("a type");
+        let mut read = match kind.as_str() {
+            "string" => redis::cmd("GET"),
+            "hash" => redis::cmd("HGETALL"),
+            "set" => redis::cmd("SMEMBERS"),
+            "list" => redis::cmd("LRANGE"),
+            "zset" => redis::cmd("ZRANGE"),
+            "stream" => redis::cmd("XRANGE"),
+            other => panic!("{key} is a {other}"),
+        };
+        match kind.as_str() {
+            "list" | "zset" => read.arg(&key).arg(0).arg(-1),
+            "stream" => read.arg(&key).arg("-").arg("+"),
+            _ => read.arg(&key),
+        };
+        let mut content = match read.query_async(redis).await.expect("content") {
+            redis::Value::Array(items) | redis::Value::Set(items) => {
+                items.iter().map(|item| format!("{item:?}")).collect()
+            }
+            other => vec![format!("{other:?}")],
+        };
+        match kind.as_str() {
+            "set" => content.sort(),
+            "hash" => {
+                content = content.chunks(2).map(|pair| pair.join(" = ")).collect();
+                content.sort();
+            }
+            _ => {}
+        }
+        all.insert(key, (expires >= 0, content));
+    }
+    all
+}
+
+/// Asks again until the answer is there; fails after 10 s.
+async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+    let patience = Duration::from_secs(10);
+    let asking = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(patience, asking).await.unwrap_or_else(|_| panic!("{what}: not within {patience:?}"))
 }

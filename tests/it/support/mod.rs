@@ -1,4 +1,5 @@
 //! What tests stand on: servers started for them, and simulators of faults.
 
-pub mod redis;
+pub(crate) mod proxy;
+pub(crate) mod redis;
 pub mod scripted;

@@ -76,11 +76,6 @@ impl RedisServer {
         &self.password
     }
 
-    /// The server's folder.
-    pub(crate) fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
     /// Kills it with SIGKILL and sees its end. What it has acknowledged is on disk.
     pub(crate) fn kill(&mut self) {
         self.running.take().expect("it runs").kill();
@@ -96,9 +91,33 @@ impl RedisServer {
 
     /// Starts it again with nothing: the disk was lost.
     pub(crate) fn restart_empty(&mut self) {
-        self.kill();
-        std::fs::remove_dir_all(self.dir.path().join("appendonlydir")).expect("its files can be removed");
+        self.restart_empty_files();
         self.restart();
+    }
+
+    /// Puts what is on disk aside, to come back to. The server must not run.
+    pub(crate) fn save(&self) -> TempDir {
+        let aside = tempfile::tempdir().expect("a temporary folder");
+        copy(&self.files(), aside.path());
+        aside
+    }
+
+    /// Starts it again on what was put aside: an older state.
+    pub(crate) fn restart_on(&mut self, aside: &TempDir) {
+        self.restart_empty_files();
+        copy(aside.path(), &self.files());
+        self.restart();
+    }
+
+    fn restart_empty_files(&mut self) {
+        if self.running.is_some() {
+            self.kill();
+        }
+        std::fs::remove_dir_all(self.files()).expect("its files can be removed");
+    }
+
+    fn files(&self) -> std::path::PathBuf {
+        self.dir.path().join("appendonlydir")
     }
 
     /// Stops it from answering, its connections staying open, until `resume`.
@@ -195,4 +214,12 @@ pub(crate) fn instance() -> Instance {
 /// A port that nobody listens on at this moment.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        std::fs::copy(&path, to.join(path.file_name().expect("a file"))).expect("copied");
+    }
 }
