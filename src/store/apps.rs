@@ -1,13 +1,25 @@
 //! The list of apps: replaced in one step, read whole.
+//!
+//! Credentials are checked against a copy of it, which is good for as long as Redis says its version: so a request costs no
+//! more than that word, and yet sees a list from the moment it was posted, by whichever dispatcher.
 
 use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::value::{bytes, number, pairs, text};
+use super::value::{bytes, pairs, text};
 use super::{Result, Store, StoreError, StoredApp, scripts};
 use crate::model::app::{App, VarRule};
 use crate::model::ids::{Action, DeploymentId, Inventory, Word};
+
+/// A copy of the list.
+pub(super) struct AppList {
+    version: String,
+    /// None: there is something that is no app.
+    apps: HashMap<String, Option<StoredApp>>,
+}
 
 /// An app as it stands in Redis.
 #[derive(Serialize, Deserialize)]
@@ -20,14 +32,10 @@ struct Entry {
     hash: String,
 }
 
-/// Reads an app as it stands in Redis.
-pub(super) fn stored_app(deployment_id: DeploymentId, json: &[u8]) -> Result<StoredApp> {
-    let read = || {
-        let Entry { inventory, action, vars, hash } = serde_json::from_slice(json).ok()?;
-        let hash = unhex(&hash)?;
-        Some(StoredApp { app: App { deployment_id: deployment_id.clone(), inventory, action, vars }, hash })
-    };
-    read().ok_or_else(|| StoreError::Unreadable(format!("apps ({deployment_id})")))
+fn stored_app(deployment_id: &str, json: &[u8]) -> Option<StoredApp> {
+    let deployment_id = deployment_id.parse().ok()?;
+    let Entry { inventory, action, vars, hash } = serde_json::from_slice(json).ok()?;
+    Some(StoredApp { app: App { deployment_id, inventory, action, vars }, hash: unhex(&hash)? })
 }
 
 fn unhex(digits: &str) -> Option<Vec<u8>> {
@@ -35,6 +43,10 @@ fn unhex(digits: &str) -> Option<Vec<u8>> {
     let value = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
     digits.len().is_multiple_of(2).then_some(())?;
     digits.chunks_exact(2).map(|pair| Some(value(pair[0])? << 4 | value(pair[1])?)).collect()
+}
+
+fn unreadable(app: &str) -> StoreError {
+    StoreError::Unreadable(format!("apps ({app})"))
 }
 
 impl Store {
@@ -65,22 +77,56 @@ impl Store {
 
     /// The apps, ordered by id; None: no list was ever posted (or it is gone).
     pub async fn apps(&self) -> Result<Option<Vec<StoredApp>>> {
-        let answers = self.read(self.quick(), "apps", |pipe| {
-            pipe.cmd("EXISTS").arg(self.keys().apps_meta());
-            pipe.cmd("HGETALL").arg(self.keys().apps());
+        let key = self.keys().apps_version();
+        let answers = self.read(self.quick(), &key, |pipe| {
+            pipe.cmd("GET").arg(&key);
         });
-        let mut answers = answers.await?;
-        if number::<u64>(&answers.next()?) != Some(1) {
-            return Ok(None);
-        }
-        let mut apps = Vec::new();
-        for (id, entry) in pairs(answers.next()?) {
-            let unreadable = || StoreError::Unreadable("apps".to_owned());
-            let id = text(&id).and_then(|id| id.parse().ok()).ok_or_else(unreadable)?;
-            apps.push(stored_app(id, &bytes(entry).ok_or_else(unreadable)?)?);
+        let version = answers.await?.next()?;
+        let Some(list) = self.list_of(text(&version)).await? else { return Ok(None) };
+        let mut apps = Vec::with_capacity(list.apps.len());
+        for (id, app) in &list.apps {
+            apps.push(app.clone().ok_or_else(|| unreadable(id))?);
         }
         apps.sort_by(|a, b| a.app.deployment_id.cmp(&b.app.deployment_id));
         Ok(Some(apps))
+    }
+
+    /// An app of the list that has this version (or of a newer one).
+    pub(super) async fn app_of(&self, version: Option<&str>, app: &DeploymentId) -> Result<Option<StoredApp>> {
+        let Some(list) = self.list_of(version).await? else { return Ok(None) };
+        match list.apps.get(app.as_str()) {
+            Some(Some(app)) => Ok(Some(app.clone())),
+            Some(None) => Err(unreadable(app.as_str())),
+            None => Ok(None),
+        }
+    }
+
+    /// The list of this version: the copy, or one that is read now and may be newer.
+    async fn list_of(&self, version: Option<&str>) -> Result<Option<Arc<AppList>>> {
+        let Some(version) = version else { return Ok(None) };
+        if let Some(list) = self.shared.apps.load_full()
+            && list.version == version
+        {
+            return Ok(Some(list));
+        }
+        let key = self.keys().apps();
+        let answers = self.read(self.outlet(), &key, |pipe| {
+            pipe.cmd("HGETALL").arg(&key);
+        });
+        let mut list = AppList { version: String::new(), apps: HashMap::new() };
+        for (id, entry) in pairs(answers.await?.next()?) {
+            let id = text(&id).unwrap_or("?").to_owned();
+            match (id.as_str(), entry) {
+                ("", version) => text(&version).unwrap_or_default().clone_into(&mut list.version),
+                (_, entry) => {
+                    let app = bytes(entry).and_then(|json| stored_app(&id, &json));
+                    list.apps.insert(id, app);
+                }
+            }
+        }
+        let list = Arc::new(list);
+        self.shared.apps.store(Some(list.clone()));
+        Ok(Some(list))
     }
 }
 
@@ -90,16 +136,16 @@ mod tests {
 
     #[test]
     fn what_is_not_an_app_is_unreadable() {
-        let id = || "a".parse::<DeploymentId>().expect("a name");
         let good = br#"{"inventory":"i","action":"app-deploy","hash":"00ff"}"#;
-        assert_eq!(stored_app(id(), good).expect("an app").hash, [0, 255]);
+        assert_eq!(stored_app("a", good).expect("an app").hash, [0, 255]);
+        assert_eq!(stored_app("../a", good), None);
         for bad in [
             "",
             "{}",
             r#"{"inventory":"i","action":"a","hash":"0"}"#,
             r#"{"inventory":"../i","action":"a","hash":"00"}"#,
         ] {
-            assert!(matches!(stored_app(id(), bad.as_bytes()), Err(StoreError::Unreadable(_))), "{bad}");
+            assert_eq!(stored_app("a", bad.as_bytes()), None, "{bad}");
         }
     }
 }

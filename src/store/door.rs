@@ -3,12 +3,12 @@
 //! Each is one round trip together with whatever was asked for, because existing clients poll.
 
 use std::net::IpAddr;
+use std::vec::IntoIter;
 
 use redis::{Pipeline, Value};
 
-use super::apps::stored_app;
 use super::value::{bytes, items, number, readable, text};
-use super::{Answers, Door, JobView, Polled, Result, Store, StoreError, read, scripts};
+use super::{Door, JobView, Polled, Result, Store, StoreError, read, scripts};
 use crate::model::ids::{DeploymentId, JobId};
 
 /// Failed tries within a minute after which an address gets no further one.
@@ -19,33 +19,39 @@ const TRIES_AT_APP: u64 = 100;
 impl Store {
     /// Credentials of an app, in one round trip.
     pub async fn door(&self, deployment_id: &DeploymentId, from: IpAddr) -> Result<Door> {
-        let answers = self.read(self.quick(), "apps", |pipe| self.ask_door(pipe, deployment_id, from, None));
-        let mut answers = answers.await?;
-        let (door, barred, _) = take_door(&mut answers, deployment_id)?;
-        self.bar(door, barred, deployment_id, from).await
+        let answers = self.read(self.quick(), "a door", |pipe| {
+            pipe.cmd("MGET");
+            self.ask_door(pipe, deployment_id, from);
+        });
+        let mut values = items(answers.await?.next()?).into_iter();
+        self.take_door(&mut values, deployment_id, from).await
     }
 
-    /// The seed's poll, in one round trip: credentials, state, and the whole readable output (read after the state).
+    /// The seed's poll, in one round trip: credentials, state, and the whole readable output, all of one moment.
     pub async fn poll(&self, deployment_id: &DeploymentId, from: IpAddr, job: JobId) -> Result<Polled> {
-        let key = self.keys().job(job);
-        let answers = self.read(self.quick(), &key, |pipe| {
-            pipe.cmd("HMGET").arg(&key).arg("deployment_id").arg("state");
-            self.ask_door(pipe, deployment_id, from, Some(job));
-        });
-        let mut answers = answers.await?;
-        let asked = items(answers.next()?);
-        let (door, barred, output) = take_door(&mut answers, deployment_id)?;
-        let door = self.bar(door, barred, deployment_id, from).await?;
-        let job = match asked.as_slice() {
-            [Value::Nil, Value::Nil] => None,
-            [app, state] => {
-                let read = |value| text(value).ok_or_else(|| StoreError::Unreadable(key.clone()));
-                let app = read(app)?.parse().map_err(|_| StoreError::Unreadable(key.clone()))?;
-                Some((app, read(state)?.parse().map_err(|_| StoreError::Unreadable(key.clone()))?))
+        let known = self.known().ok_or(StoreError::Epoch)?;
+        let seen = known.seen();
+        let keys = self.keys();
+        let mut ask = Pipeline::with_capacity(1);
+        ask.cmd("MGET").arg(keys.state()).arg(keys.brief(job)).arg(keys.output(job));
+        self.ask_door(&mut ask, deployment_id, from);
+        let replies = self.outlet().send_all(&ask).await.map_err(|trouble| trouble.at("a job"))?;
+        let mut values = replies.into_iter().next().map(items).unwrap_or_default().into_iter();
+        let mut next = || values.next().unwrap_or_default();
+        known.check(&next(), seen)?;
+        let (brief, output) = (next(), next());
+        let door = self.take_door(&mut values, deployment_id, from).await?;
+        let job = match brief {
+            Value::Nil => None,
+            brief => {
+                let read = || {
+                    let (app, state) = text(&brief)?.split_once(' ')?;
+                    Some((app.parse().ok()?, state.parse().ok()?))
+                };
+                Some(read().ok_or_else(|| StoreError::Unreadable(keys.brief(job)))?)
             }
-            _ => return Err(StoreError::Unreadable(key)),
         };
-        Ok(Polled { door, job, output: output.map(readable).unwrap_or_default() })
+        Ok(Polled { door, job, output: bytes(output).map(readable).unwrap_or_default() })
     }
 
     /// A job as the API shows it, with the app's credentials when `door` names one, in one round trip (two while it waits, for its
@@ -54,15 +60,16 @@ impl Store {
         let answers = self.read(self.quick(), "a job", |pipe| {
             read::ask_view(self.keys(), pipe, job);
             if let Some((deployment_id, from)) = door {
-                self.ask_door(pipe, deployment_id, from, None);
+                pipe.cmd("MGET");
+                self.ask_door(pipe, deployment_id, from);
             }
         });
         let mut answers = answers.await?;
         let view = read::take_view(&mut answers, job);
         let door = match door {
             Some((deployment_id, from)) => {
-                let (door, barred, _) = take_door(&mut answers, deployment_id)?;
-                self.bar(door, barred, deployment_id, from).await?
+                let mut values = items(answers.next()?).into_iter();
+                self.take_door(&mut values, deployment_id, from).await?
             }
             None => Door::default(),
         };
@@ -95,23 +102,24 @@ impl Store {
         if count < TRIES_FROM_ADDRESS { Ok(None) } else { self.left(&[key]).await }
     }
 
-    /// Asks for the app, both counters and, with them, a job's output.
-    fn ask_door(&self, pipe: &mut Pipeline, app: &DeploymentId, from: IpAddr, output_of: Option<JobId>) {
+    /// Adds what a door is made of to an `MGET`.
+    fn ask_door(&self, pipe: &mut Pipeline, app: &DeploymentId, from: IpAddr) {
         let keys = self.keys();
-        pipe.cmd("HGET").arg(keys.apps()).arg(app.as_str());
-        pipe.cmd("MGET").arg(keys.failures_from(from)).arg(keys.failures_at(app));
-        if let Some(job) = output_of {
-            pipe.arg(keys.output(job));
-        }
+        pipe.arg(keys.failures_from(from)).arg(keys.failures_at(app)).arg(keys.apps_version());
     }
 
-    /// How long the door stays shut is asked only when it is.
-    async fn bar(&self, door: Door, barred: bool, app: &DeploymentId, from: IpAddr) -> Result<Door> {
-        if !barred {
-            return Ok(door);
-        }
-        let barred = self.left(&[self.keys().failures_from(from), self.keys().failures_at(app)]).await?;
-        Ok(Door { barred, ..door })
+    /// Takes what `ask_door` asked for. A further round trip is made only when the list of apps is a new one, or the door is shut.
+    async fn take_door(&self, values: &mut IntoIter<Value>, app: &DeploymentId, from: IpAddr) -> Result<Door> {
+        let mut next = || values.next().unwrap_or_default();
+        let (from_address, at_app, version) = (next(), next(), next());
+        let shut =
+            number(&from_address).unwrap_or(0) >= TRIES_FROM_ADDRESS || number(&at_app).unwrap_or(0) >= TRIES_AT_APP;
+        let barred = if shut {
+            self.left(&[self.keys().failures_from(from), self.keys().failures_at(app)]).await?
+        } else {
+            None
+        };
+        Ok(Door { app: self.app_of(text(&version), app).await?, barred })
     }
 
     /// Seconds until counters that are at their limits expire, at least 1; none: they have.
@@ -133,16 +141,4 @@ impl Store {
         }
         Ok(longest)
     }
-}
-
-/// The door, whether it is shut, and the output that was asked for with it.
-fn take_door(answers: &mut Answers, app: &DeploymentId) -> Result<(Door, bool, Option<Vec<u8>>)> {
-    let entry = answers.next()?;
-    let app = bytes(entry).map(|entry| stored_app(app.clone(), &entry)).transpose()?;
-    let mut values = items(answers.next()?).into_iter();
-    let mut next = || values.next().unwrap_or_default();
-    let from_address: u64 = number(&next()).unwrap_or(0);
-    let at_app: u64 = number(&next()).unwrap_or(0);
-    let barred = from_address >= TRIES_FROM_ADDRESS || at_app >= TRIES_AT_APP;
-    Ok((Door { app, barred: None }, barred, bytes(next())))
 }

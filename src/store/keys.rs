@@ -5,8 +5,9 @@
 //!
 //! | key | type | content | expires |
 //! |---|---|---|---|
-//! | `state` | hash | `epoch`: the random name of this memory; `counter`: its changes of state, which only grows | never |
+//! | `state` | string | the epoch, which is the random name of this memory, a blank, and how often state has changed in it | never |
 //! | `job:{job}` | hash | the record: [`FIELDS`](super::record::FIELDS), and `sealed`, its secrets encrypted | after its end, see below |
+//! | `brief:{job}` | string | of the record what polls need: the app, a blank, the state | with `job` |
 //! | `out:{job}` | string | its readable output | with `job` |
 //! | `progress:{job}` | hash | what its container reported: one field per member of the report, as JSON | with `job` |
 //! | `ring:{job}` | string | the last half of the output's cap, written in place; gone at the job's end | never |
@@ -20,18 +21,20 @@
 //! | `jobs:app:{app}` | sorted set | those of one app | as `jobs` |
 //! | `jobs:inv:{inventory}` | sorted set | those of one inventory | as `jobs` |
 //! | `lastok:{app}` | string | the app's newest job that succeeded, which is kept | never |
-//! | `apps` | hash | deployment id → the app and the keyed hash of its secret, as JSON | never |
-//! | `apps_meta` | string | when the list of apps was posted; there exactly if one ever was | never |
+//! | `apps` | hash | deployment id → the app and the keyed hash of its secret, as JSON; the empty field: the list's version | never |
+//! | `apps_version` | string | the same version: a copy of the list that has it is the list; there exactly if one was ever posted | never |
 //! | `idem:{app}:{hash}` | string | SHA-256 of an `Idempotency-Key` → job, a blank, digest of the request | a day |
 //! | `failures:addr:{address}` | string | failed tries from an address (of IPv6: from its /64) | 60 s after the first |
 //! | `failures:app:{app}` | string | failed tries at an app | 60 s after the first |
 //! | `dispatcher:{name}` | string | a dispatcher's sign of life | 3 s, as the caller says |
 //! | `audit` | stream | what operators did: `by`, `what`, `about`, `reason` | the last 10,000 or a few more |
 //!
-//! `job`, `out` and `progress` expire together, one retention after the job's end; those of an app's newest success do so
+//! `job`, `brief`, `out` and `progress` expire together, one retention after the job's end; those of an app's newest success do so
 //! only once there is a newer one.
 //!
 //! The channel `news` carries `o {job}` after output was written and `s {job}` after anything else was.
+//!
+//! A poll is one `MGET`: `state`, `apps_version`, two counters of failures, `brief`, `out`. That is why these are strings.
 //!
 //! Scripts find keys by what they read (the next job in a queue), so this is for one Redis, with replicas if need be, not for
 //! Redis Cluster. Redis 7 is the oldest that will do.
@@ -64,6 +67,9 @@ impl Keys {
     }
     pub(super) fn job(&self, job: JobId) -> String {
         self.of("job:", &job.to_string())
+    }
+    pub(super) fn brief(&self, job: JobId) -> String {
+        self.of("brief:", &job.to_string())
     }
     pub(super) fn output(&self, job: JobId) -> String {
         self.of("out:", &job.to_string())
@@ -101,8 +107,8 @@ impl Keys {
     pub(super) fn apps(&self) -> String {
         self.key("apps")
     }
-    pub(super) fn apps_meta(&self) -> String {
-        self.key("apps_meta")
+    pub(super) fn apps_version(&self) -> String {
+        self.key("apps_version")
     }
     pub(super) fn failures_from(&self, address: IpAddr) -> String {
         let whose = match address.to_canonical() {

@@ -34,43 +34,22 @@ impl Known {
         self.seen.fetch_max(counter, Ordering::AcqRel);
     }
 
-    /// Compares `HMGET state epoch counter` with what is known; `seen` is the counter that was seen before sending.
+    /// Compares `state` with what is known; `seen` is the counter that was seen before sending.
     pub(super) fn check(&self, state: &Value, seen: u64) -> Result<()> {
-        if let Value::Array(stands) = state
-            && let [epoch, counter] = stands.as_slice()
-            && text(epoch) == Some(&self.epoch)
-            && let Some(counter) = number(counter)
-            && counter >= seen
-        {
-            self.see(counter);
-            return Ok(());
+        match text(state).and_then(memory_of) {
+            Some((epoch, counter)) if epoch == self.epoch && counter >= seen => {
+                self.see(counter);
+                Ok(())
+            }
+            Some(_) | None => Err(StoreError::Epoch),
         }
-        Err(StoreError::Epoch)
     }
 }
 
-/// What stands in Redis under `state`.
-struct Stands {
-    epoch: Option<String>,
-    counter: Option<u64>,
-    /// The counter as it stands there, number or not.
-    written: Option<String>,
-}
-
-impl Stands {
-    fn read(state: Value) -> Self {
-        let mut values = items(state).into_iter();
-        let mut next = || values.next().unwrap_or_default();
-        let (epoch, counter) = (next(), next());
-        let written = text(&counter).map(str::to_owned);
-        Self { epoch: text(&epoch).map(str::to_owned), counter: number(&counter), written }
-    }
-
-    /// What a rebuild must still find there.
-    fn mark(&self) -> Option<String> {
-        let counter = self.written.as_deref().unwrap_or_default();
-        self.epoch.as_ref().map(|epoch| format!("{epoch} {counter}"))
-    }
+/// Epoch and counter, as they stand in `state`.
+fn memory_of(state: &str) -> Option<(&str, u64)> {
+    let (epoch, counter) = state.split_once(' ')?;
+    Some((epoch, counter.parse().ok()?))
 }
 
 impl Store {
@@ -88,17 +67,18 @@ impl Store {
     pub async fn memory(&self) -> Result<Memory> {
         let known = self.known();
         let seen = known.as_ref().map_or(0, |known| known.seen());
-        let mut ask = redis::cmd("HMGET");
-        ask.arg(self.keys().state()).arg("epoch").arg("counter");
+        // What is no string is no memory: `MGET` does not fail on it.
+        let mut ask = redis::cmd("MGET");
+        ask.arg(self.keys().state());
         let state = self.quick().send(&ask).await.map_err(|trouble| trouble.at("state"))?;
-        let stands = Stands::read(state);
-        let (Some(epoch), Some(counter)) = (&stands.epoch, stands.counter) else {
-            return Ok(Memory::Strange { found: stands.mark() });
+        let found = items(state).first().and_then(text).map(str::to_owned);
+        let Some((epoch, counter)) = found.as_deref().and_then(memory_of) else {
+            return Ok(Memory::Strange { found });
         };
         match known {
-            Some(known) if known.epoch == *epoch && counter >= seen => known.see(counter),
-            Some(known) if known.epoch == *epoch || counter <= seen => {
-                return Ok(Memory::Strange { found: stands.mark() });
+            Some(known) if known.epoch == epoch && counter >= seen => known.see(counter),
+            Some(known) if known.epoch == epoch || counter <= seen => {
+                return Ok(Memory::Strange { found });
             }
             // Nothing was known, or another dispatcher has rebuilt it.
             before @ (None | Some(_)) => {
@@ -142,7 +122,7 @@ impl Store {
         let key = self.keys().dispatcher(self.dispatcher());
         let mut pipe = redis::pipe();
         pipe.cmd("SET").arg(&key).arg(1).arg("PX").arg(millis(ttl));
-        pipe.cmd("HMGET").arg(self.keys().state()).arg("epoch").arg("counter");
+        pipe.cmd("GET").arg(self.keys().state());
         let mut replies = self.quick().send_all(&pipe).await.map_err(|trouble| trouble.at(&key))?.into_iter();
         let set = replies.next().unwrap_or_default().extract_error();
         set.map_err(|error| super::Trouble::from(error).at(&key))?;

@@ -32,6 +32,7 @@ use redis::{Client, IntoConnectionInfo as _, Pipeline, ProtocolVersion, Value};
 use tokio::task::AbortHandle;
 
 use crate::model::ids::Instance;
+use apps::AppList;
 use keys::Keys;
 use link::{Link, Trouble};
 use memory::Known;
@@ -71,9 +72,13 @@ struct Shared {
     dispatcher: String,
     /// For what is small and must be quick.
     quick: Link,
-    /// For output, so that a large piece of it holds up nobody's poll.
-    bulk: Link,
+    /// For output on its way in, and
+    intake: Link,
+    /// for output on its way out: so that a flood of it, or somebody who reads a large piece, holds up nothing else.
+    outlet: Link,
     known: ArcSwapOption<Known>,
+    /// A copy of the list of apps, good for as long as its version is the one in Redis.
+    apps: ArcSwapOption<AppList>,
     watchers: Arc<Watchers>,
     listener: AbortHandle,
 }
@@ -107,8 +112,10 @@ impl Store {
             keys,
             dispatcher: dispatcher.to_owned(),
             quick: Link::new(client.clone()),
-            bulk: Link::new(client),
+            intake: Link::new(client.clone()),
+            outlet: Link::new(client),
             known: ArcSwapOption::empty(),
+            apps: ArcSwapOption::empty(),
             watchers,
             listener,
         };
@@ -135,8 +142,12 @@ impl Store {
         &self.shared.quick
     }
 
-    fn bulk(&self) -> &Link {
-        &self.shared.bulk
+    fn intake(&self) -> &Link {
+        &self.shared.intake
+    }
+
+    fn outlet(&self) -> &Link {
+        &self.shared.outlet
     }
 
     /// Reads, in one round trip: `reads` puts its commands behind the check of the memory, and the replies come in their order.
@@ -144,7 +155,7 @@ impl Store {
         let known = self.known().ok_or(StoreError::Epoch)?;
         let seen = known.seen();
         let mut pipe = Pipeline::with_capacity(6);
-        pipe.cmd("HMGET").arg(self.keys().state()).arg("epoch").arg("counter");
+        pipe.cmd("GET").arg(self.keys().state());
         reads(&mut pipe);
         let mut replies = link.send_all(&pipe).await.map_err(|trouble| trouble.at(place))?.into_iter();
         known.check(&replies.next().unwrap_or_default(), seen)?;

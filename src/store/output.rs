@@ -14,7 +14,7 @@ impl Store {
     /// Appends output: `at` is the position the writer believes in, `write.after` (with its `raw`) the one after. `Stale` if Redis
     /// stands elsewhere; a write that has been applied already (its reply was lost) is success.
     pub async fn append(&self, held: &Held, at: Position, write: &Write<'_>) -> Result<()> {
-        let reply = self.run(&scripts::APPEND, self.bulk(), |call| {
+        let reply = self.run(&scripts::APPEND, self.intake(), |call| {
             call.arg(held.job().to_string()).arg(held.lease());
             call.arg(position_text(at)).arg(position_text(write.after)).arg(write.head);
             for (place, piece) in &write.ring {
@@ -41,7 +41,7 @@ impl Store {
     }
 
     async fn complete(&self, held: &Held, readable: u64, args: impl FnOnce(&mut Cmd)) -> Result<()> {
-        let reply = self.run(&scripts::COMPLETE, self.bulk(), |call| {
+        let reply = self.run(&scripts::COMPLETE, self.intake(), |call| {
             call.arg(held.job().to_string()).arg(held.lease()).arg(readable);
             args(call);
         });
@@ -64,7 +64,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let key = self.keys().ring(job);
-        let answers = self.read(self.bulk(), &key, |pipe| {
+        let answers = self.read(self.intake(), &key, |pipe| {
             pipe.cmd("GETRANGE").arg(&key).arg(at).arg(at.saturating_add(count - 1));
         });
         bytes(answers.await?.next()?).ok_or(StoreError::Unreadable(key))
@@ -77,7 +77,7 @@ impl Store {
         let first = offset.min(1 << 62);
         let last = first.saturating_add(limit.clamp(1, 1 << 61) - 1);
         let key = self.keys().job(job);
-        let answers = self.read(self.bulk(), &key, |pipe| {
+        let answers = self.read(self.outlet(), &key, |pipe| {
             pipe.cmd("HGET").arg(&key).arg("state");
             pipe.cmd("GETRANGE").arg(self.keys().output(job)).arg(first).arg(last);
         });

@@ -2,8 +2,8 @@
 --
 -- Invariant: a dispatcher changes nothing in a memory that it does not know, or that has lost what the dispatcher has seen.
 
-local memory = redis.call('HMGET', KEYS[1], 'epoch', 'counter')
-counter = tonumber(memory[2] or '')
-if memory[1] ~= ARGV[1] or not counter or counter < tonumber(ARGV[2]) then
+epoch, counter = string.match(redis.call('MGET', KEYS[1])[1] or '', '^(%S+) (%d+)$')
+counter = tonumber(counter or '')
+if epoch ~= ARGV[1] or counter < tonumber(ARGV[2]) then
   return { 'EPOCH' }
 end

@@ -33,8 +33,7 @@ local function take(inventory, job)
   local fence = digits(math.max(last, time) + 1)
   redis.call('HSET', key('fences'), inventory, fence)
   redis.call('HSET', key('locks'), inventory, job)
-  redis.call('HSET', key('job:' .. job), 'state', 'starting', 'lease', '1', 'owner', dispatcher,
-    'fence', fence, 'locked_ms', digits(time))
+  set_state(job, 'starting', 'lease', '1', 'owner', dispatcher, 'fence', fence, 'locked_ms', digits(time))
   news('s', job)
   return fence
 end
@@ -61,14 +60,14 @@ end
 
 -- Starts the retention of a job that has ended.
 local function retire(job, retention)
-  for _, kind in ipairs({ 'job:', 'out:', 'progress:' }) do
+  for _, kind in ipairs({ 'job:', 'brief:', 'out:', 'progress:' }) do
     redis.call('PEXPIRE', key(kind .. job), retention)
   end
 end
 
 -- Sets the outcome of a job. Its lock, queue and retention are the caller's to see to.
 local function end_job(job, outcome)
-  redis.call('HSET', key('job:' .. job), 'state', outcome, 'ended_ms', digits(now()))
+  set_state(job, outcome, 'ended_ms', digits(now()))
   redis.call('DEL', key('ring:' .. job))
   redis.call('SREM', key('active'), job)
   news('s', job)

@@ -23,8 +23,8 @@ local function key(name)
   return prefix .. name
 end
 
--- How often state has changed in this memory.
-local counter
+-- The name of this memory, and how often state has changed in it.
+local epoch, counter
 
 -- Lua would write large numbers with an exponent.
 local function digits(number)
@@ -37,7 +37,8 @@ local function now()
 end
 
 local function raise()
-  counter = redis.call('HINCRBY', KEYS[1], 'counter', 1)
+  counter = counter + 1
+  redis.call('SET', KEYS[1], epoch .. ' ' .. digits(counter))
 end
 
 local function reply(word, ...)
@@ -59,6 +60,13 @@ local function fields(job, ...)
     return {}
   end
   return values
+end
+
+-- Sets a job's state and further fields, and with it what polls read.
+local function set_state(job, state, ...)
+  local name = key('job:' .. job)
+  redis.call('HSET', name, 'state', state, ...)
+  redis.call('SET', key('brief:' .. job), (redis.call('HGET', name, 'deployment_id') or '?') .. ' ' .. state)
 end
 
 local LIVE = { queued = true, starting = true, running = true, canceling = true }

@@ -12,4 +12,4 @@ while arg(i) do
   end
   i = i + 1
 end
-return reply('OK', redis.call('EXISTS', key('apps_meta')))
+return reply('OK', redis.call('EXISTS', key('apps_version')))

@@ -3,6 +3,8 @@
 -- arg 1 inventory
 -- replies  HELD job fence lease   the lock is that job's, under the caller's supervision
 --          NONE                   held, frozen, or nobody waits
+--
+-- Invariant: only a free lock is given, and to nobody but the first in the queue.
 
 local inventory = arg(1)
 if redis.call('HEXISTS', key('locks'), inventory) == 1 then

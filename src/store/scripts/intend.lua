@@ -22,7 +22,7 @@ if LIVE[it[1]] and not it[2] and not it[3] then
     end_job(job, outcome)
     retire(job, retention)
   else
-    redis.call('HSET', key('job:' .. job), 'state', 'canceling')
+    set_state(job, 'canceling')
     news('s', job)
   end
   raise()

@@ -1,6 +1,6 @@
 -- Replaces what Redis believes by what the engine shows.
 --
--- ARGV[1]  what must still stand there: epoch, a blank, counter; or '' for none
+-- ARGV[1]  what must still stand there: epoch, a blank, counter; or '' for nothing
 -- arg 1 the new epoch, 2 the engine's id, 3 retention in ms,
 -- then ten for each job that is rescued: 1 job, 2 app, 3 inventory, 4 action, 5 fence, 6 container or '' (never started, removed),
 -- 7 '1' if it bears the inventory's name, 8 '1' if sealed secrets follow, 9 those, 10 when its id was drawn
@@ -12,19 +12,20 @@
 -- the others tell a rebuilt memory from an old one. A rescued job's lease is above every lease that it had in any memory. A lock is
 -- held by a rescued job, or by a live one of another engine, of which nothing is known here.
 
-local found, epoch, engine, retention = ARGV[1], arg(1), arg(2), arg(3)
-local memory = redis.call('HMGET', KEYS[1], 'epoch', 'counter')
-if memory[1] == epoch then
-  counter = tonumber(memory[2])
+local found, engine, retention = ARGV[1], arg(2), arg(3)
+-- What is no string is overwritten like anything else that is no memory.
+local stands = redis.call('MGET', KEYS[1])[1] or ''
+epoch, counter = string.match(stands, '^(%S+) (%d+)$')
+counter = tonumber(counter or '0')
+if epoch == arg(1) then
   return reply('OK')
-end
-local stands = memory[1] and memory[1] .. ' ' .. (memory[2] or '') or ''
-if stands ~= found then
+elseif stands ~= found then
   return { 'LOST' }
 end
+epoch = arg(1)
 local time = now()
-counter = math.max(tonumber(memory[2] or '0') or 0, tonumber(ARGV[2]), time) + 1
-redis.call('HSET', KEYS[1], 'epoch', epoch, 'counter', digits(counter))
+counter = math.max(counter, tonumber(ARGV[2]), time)
+raise()
 
 local function lose(job, reason)
   redis.call('HSET', key('job:' .. job), 'reason', reason)
@@ -33,11 +34,12 @@ local function lose(job, reason)
 end
 
 local function create(it)
-  for _, kind in ipairs({ 'job:', 'out:', 'ring:', 'progress:' }) do
+  for _, kind in ipairs({ 'job:', 'brief:', 'out:', 'ring:', 'progress:' }) do
     redis.call('DEL', key(kind .. it.job))
   end
   redis.call('HSET', key('job:' .. it.job), 'deployment_id', it.app, 'inventory', it.inventory, 'action', it.action,
-    'when_busy', 'queue', 'state', 'starting', 'lease', '0', 'created_ms', it.drawn, 'output', '0 0 0')
+    'when_busy', 'queue', 'lease', '0', 'created_ms', it.drawn, 'output', '0 0 0')
+  set_state(it.job, 'starting')
   enter(it.job, it.app, it.inventory)
 end
 
@@ -85,8 +87,8 @@ for _, it in ipairs(started) do
     local since = digits(math.min(tonumber(it.fence) - 1, time))
     local state = was[1] == 'canceling' and 'canceling' or 'running'
     local lease = digits(math.max((tonumber(was[2] or '0') or 0) + 1, counter))
-    redis.call('HSET', name, 'state', state, 'lease', lease, 'fence', it.fence, 'engine', engine,
-      'container', it.container, 'locked_ms', was[3] or since, 'started_ms', was[4] or since)
+    set_state(it.job, state, 'lease', lease, 'fence', it.fence, 'engine', engine, 'container', it.container,
+      'locked_ms', was[3] or since, 'started_ms', was[4] or since)
     redis.call('HDEL', name, 'owner')
     if it.sealed then
       redis.call('HSETNX', name, 'sealed', it.sealed)

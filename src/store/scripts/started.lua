@@ -14,10 +14,7 @@ elseif not LIVE[it[2]] or not it[3] then
 elseif it[4] then
   return reply('OK')
 end
-redis.call('HSET', key('job:' .. job), 'started_ms', digits(now()))
-if it[2] == 'starting' then
-  redis.call('HSET', key('job:' .. job), 'state', 'running')
-end
+set_state(job, it[2] == 'starting' and 'running' or it[2], 'started_ms', digits(now()))
 raise()
 news('s', job)
 return reply('OK')

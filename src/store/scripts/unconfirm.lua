@@ -18,7 +18,7 @@ elseif not it[3] then
 end
 redis.call('HDEL', key('job:' .. job), 'engine', 'container', 'image_digest', 'started_ms')
 if it[2] == 'running' then
-  redis.call('HSET', key('job:' .. job), 'state', 'starting')
+  set_state(job, 'starting')
   news('s', job)
 end
 raise()

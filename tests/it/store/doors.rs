@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use lockstep::model::ids::JobId;
 use lockstep::model::job::{Outcome, State};
 use lockstep::model::output::{Position, lay_out};
-use lockstep::store::StoreError;
+use lockstep::store::{Memory, StoreError};
 
 use super::{WEEK, app, eventually, key, run, stored_app};
 use crate::support::redis::RedisServer;
@@ -44,7 +44,37 @@ async fn the_list_of_apps_is_replaced_whole_or_not_at_all() {
 
     let mut redis = server.raw().await;
     let _: () = redis::cmd("HSET").arg(key("apps")).arg("a").arg("{}").query_async(&mut redis).await.expect("set");
-    assert!(matches!(store.door(&app("a"), from).await, Err(StoreError::Unreadable(_))));
+    let stranger = server.stranger("d2").await;
+    assert_eq!(stranger.memory().await.expect("an answer"), Memory::Known);
+    assert!(matches!(stranger.door(&app("a"), from).await, Err(StoreError::Unreadable(_))));
+    assert!(matches!(stranger.apps().await, Err(StoreError::Unreadable(_))));
+    assert!(stranger.door(&app("app-1"), from).await.expect("an answer").app.is_some());
+}
+
+#[tokio::test]
+async fn a_new_list_is_in_force_at_once_at_every_dispatcher() {
+    let server = RedisServer::start();
+    let stores = [server.store("d1").await, server.store("d2").await];
+    let from = address("192.0.2.1");
+    for n in 0..20 {
+        let list = [stored_app("a", &format!("i{n}")), stored_app(&format!("b{n}"), "i")];
+        stores[n % 2].set_apps(&list, false).await.expect("an answer").expect("taken");
+        for store in &stores {
+            assert_eq!(store.door(&app("a"), from).await.expect("an answer").app, Some(list[0].clone()));
+            let polled = store.poll(&app(&format!("b{n}")), from, JobId::new(1, 1)).await.expect("an answer");
+            assert_eq!(polled.door.app, Some(list[1].clone()));
+            if n > 0 {
+                let old = app(&format!("b{}", n - 1));
+                assert_eq!(store.door(&old, from).await.expect("an answer").app, None);
+            }
+        }
+    }
+    let mut redis = server.raw().await;
+    for gone in ["apps", "apps_version"] {
+        let _: () = redis::cmd("DEL").arg(key(gone)).query_async(&mut redis).await.expect("deleted");
+    }
+    assert_eq!(stores[0].door(&app("a"), from).await.expect("an answer").app, None);
+    assert_eq!(stores[0].apps().await.expect("an answer"), None);
 }
 
 #[tokio::test]
@@ -75,9 +105,8 @@ async fn a_poll_reads_credentials_state_and_output() {
     let mut redis = server.raw().await;
     let name = key(&format!("job:{}", held.job()));
     let _: () = redis::cmd("HDEL").arg(&name).arg("state").query_async(&mut redis).await.expect("deleted");
-    assert!(matches!(store.poll(&app("a"), from, held.job()).await, Err(StoreError::Unreadable(_))));
     assert!(matches!(store.job(held.job(), Some((&app("a"), from))).await, Err(StoreError::Unreadable(_))));
-    let _: () = redis::cmd("DEL").arg(&name).query_async(&mut redis).await.expect("deleted");
+    let name = key(&format!("brief:{}", held.job()));
     let _: () = redis::cmd("SET").arg(&name).arg("x").query_async(&mut redis).await.expect("set");
     assert!(matches!(store.poll(&app("a"), from, held.job()).await, Err(StoreError::Unreadable(_))));
 }

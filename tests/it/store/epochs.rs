@@ -158,11 +158,16 @@ async fn a_damaged_count_is_no_memory() {
     let store = server.store("d1").await;
     let held = run(&store, "a", "i").await;
     let mut redis = server.raw().await;
-    let _: () =
-        redis::cmd("HSET").arg(key("state")).arg("counter").arg("many").query_async(&mut redis).await.expect("set");
+    let _: () = redis::cmd("SET").arg(key("state")).arg("an-epoch many").query_async(&mut redis).await.expect("set");
     assert_nothing_is_done(&server, &store, &held).await;
     let Memory::Strange { found } = store.memory().await.expect("an answer") else { panic!("it is damaged") };
     assert!(store.rebuild(found.as_deref(), "new", "engine", &[]).await.expect("an answer"));
+    run(&store, "a", "i").await;
+
+    let _: () = redis::cmd("DEL").arg(key("state")).query_async(&mut redis).await.expect("deleted");
+    let _: () = redis::cmd("HSET").arg(key("state")).arg("a").arg("b").query_async(&mut redis).await.expect("set");
+    assert_eq!(store.memory().await.expect("an answer"), Memory::Strange { found: None });
+    assert!(store.rebuild(None, "newer", "engine", &[]).await.expect("an answer"));
     run(&store, "a", "i").await;
 }
 

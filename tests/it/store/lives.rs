@@ -219,7 +219,7 @@ async fn ended_jobs_expire_but_the_newest_success_of_an_app() {
     let held = run(&store, "b", "i").await;
     store.finish(&held, Outcome::Succeeded, None, WEEK).await.expect("finished");
     for (job, expires) in jobs.iter().zip([true, true, false, true]) {
-        for kind in ["job", "out", "progress"] {
+        for kind in ["job", "brief", "out", "progress"] {
             let name = key(&format!("{kind}:{job}"));
             let left: i64 = redis::cmd("PTTL").arg(&name).query_async(&mut redis).await.expect("a time");
             assert_eq!(left > WEEK_MS - 60_000 && left <= WEEK_MS, expires, "{name}: {left}");

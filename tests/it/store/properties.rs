@@ -281,7 +281,10 @@ impl Run {
         let (live, unreadable) = self.store().live().await.expect("an answer");
         assert!(unreadable.is_empty());
         let live: BTreeMap<JobId, State> = live.into_iter().map(|live| (live.record.id, live.record.state)).collect();
+        let from = "192.0.2.1".parse().expect("an address");
         for (id, job) in &self.oracle.jobs {
+            let polled = self.store().poll(&job.new.deployment_id, from, *id).await.expect("an answer");
+            assert_eq!(polled.job, Some((job.new.deployment_id.clone(), job.state)));
             if job.state.is_ended() {
                 assert!(!live.contains_key(id));
                 let record = self.store().record(*id).await.expect("an answer").expect("a record");
