@@ -1,10 +1,20 @@
-//! Lockstep: a deployment dispatcher.
+//! Lockstep: a deployment dispatcher. One inventory, one container, nothing lost.
+//!
+//! Innermost first; each part may use those above it, none below: [`model`] (pure rules), [`wire`] (what goes over HTTP),
+//! [`pepper`] (keys), [`store`] (Redis), [`engine`] (containers), [`dispatch`] (the core), [`api`] (HTTP), [`client`] (the
+//! CLI's side). `ARCHITECTURE.md` tells the whole.
 
+pub mod api;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod dispatch;
+pub mod doctor;
 pub mod engine;
+pub mod metrics;
 pub mod model;
 pub mod pepper;
+pub mod shutdown;
 pub mod store;
+pub mod telemetry;
 pub mod wire;

@@ -222,6 +222,27 @@ pub struct LockList {
     pub locks: Vec<LockView>,
 }
 
+/// Body of `DELETE /api/v1/locks/{inventory}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UnlockRequest {
+    /// Why, for the audit log. 1 to 500 characters.
+    #[schema(min_length = 1, max_length = 500, pattern = r"^[^\u0000-\u001F\u007F-\u009F]*$")]
+    pub reason: String,
+    /// Kill the holder's container, if it runs.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Answer to `DELETE /api/v1/locks/{inventory}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Unlocked {
+    /// The inventory whose lock is free now.
+    pub inventory: String,
+    /// The job that held it.
+    pub job_id: String,
+}
+
 /// A freeze: requests for the inventory are refused (or wait) until it is lifted or expires.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FreezeView {
@@ -239,9 +260,11 @@ pub struct FreezeView {
 #[serde(deny_unknown_fields)]
 pub struct FreezeRequest {
     /// Why; shown to whoever is refused. 1 to 500 characters.
+    #[schema(min_length = 1, max_length = 500, pattern = r"^[^\u0000-\u001F\u007F-\u009F]*$")]
     pub reason: String,
     /// Seconds until it ends by itself; none: until it is lifted. At most a year.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 31_622_400)]
     pub expires_in: Option<u64>,
 }
 

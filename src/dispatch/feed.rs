@@ -15,7 +15,7 @@ use crate::model::job::{Outcome, State, WhenBusy};
 /// The action that posts the list of apps.
 pub const FEED_ACTION: &str = "announce-apps";
 /// The app, and the inventory, of the dispatcher's own feed.
-pub const FEED_APP: &str = "lockstep.feed";
+const FEED_APP: &str = "lockstep.feed";
 /// Pause after a feed that did not succeed: the first, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 /// How often it is checked that an app list is there.

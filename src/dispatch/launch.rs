@@ -127,7 +127,8 @@ impl Dispatcher {
         let record = self.parts.store.record(held.job()).await?;
         let intent = record.as_ref().and_then(|record| record.intent);
         let outcome = intent.map_or(Outcome::Failed, Intent::outcome);
-        let next = self.parts.store.finish(held, outcome, Some(reason), self.parts.job.retention).await?;
+        let next = self.parts.store.finish(held, outcome, Some(reason)).await?;
+        self.parts.metrics.job_ended(outcome);
         if let Some(next) = next {
             self.supervise(next, true);
         }

@@ -19,6 +19,8 @@ mod launch;
 mod reconcile;
 mod supervise;
 
+pub use feed::FEED_ACTION;
+
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,6 +34,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock;
 use crate::config::{Job as JobConfig, Runner as RunnerConfig};
 use crate::engine::{Engine, EngineError, Signal, container_name};
+use crate::metrics::Metrics;
 use crate::model::app::{App, Secret};
 use crate::model::ids::{Instance, Inventory, JobId};
 use crate::model::job::{Intent, Record, WhenBusy};
@@ -67,6 +70,8 @@ pub struct Parts {
     pub certificate: PathBuf,
     /// `feed.at_start`
     pub feed_at_start: bool,
+    /// Where ended jobs are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The dispatcher: accepts requests, supervises jobs, reconciles. Shared by every handler.

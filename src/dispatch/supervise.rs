@@ -214,7 +214,8 @@ impl Dispatcher {
             self.parts.engine.rename(container, &name).await?;
         }
         self.complete_output(held, record).await?;
-        let next = self.parts.store.finish(held, outcome, reason, self.parts.job.retention).await?;
+        let next = self.parts.store.finish(held, outcome, reason).await?;
+        self.parts.metrics.job_ended(outcome);
         tracing::info!(job.id = %held.job(), inventory = %held.inventory(), %outcome, exit_code = record.exit_code, "job ended");
         if let Some(container) = record.container.clone() {
             self.remove_later(container);

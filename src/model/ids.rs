@@ -131,8 +131,8 @@ impl JobId {
         Self(Ulid::from_parts(now_ms, random))
     }
 
-    /// When it was drawn, in milliseconds since 1970 by the clock of the dispatcher that drew it.
-    pub fn drawn_ms(self) -> u64 {
+    /// The moment for which it was drawn, in milliseconds since 1970.
+    pub fn ms(self) -> u64 {
         self.0.timestamp_ms()
     }
 }

@@ -75,7 +75,7 @@ impl Masker {
         for secret in secrets {
             patterns.push(secret.as_bytes().to_vec());
             if let Ok(quoted) = serde_json::to_string(secret) {
-                patterns.push(quoted[1..quoted.len() - 1].as_bytes().to_vec());
+                patterns.push(quoted.as_bytes()[1..quoted.len() - 1].to_vec());
             }
             if secret.contains('\n') {
                 let lines = secret.lines().map(str::trim).filter(|line| line.len() >= LINE_MIN);

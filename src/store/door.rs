@@ -7,8 +7,9 @@ use std::vec::IntoIter;
 
 use redis::{Pipeline, Value};
 
+use super::output::ask_range;
 use super::value::{bytes, items, number, readable, text};
-use super::{Door, JobView, Polled, Result, Store, StoreError, read, scripts};
+use super::{Brief, Door, JobView, Polled, Ranged, Result, Store, StoreError, read, scripts};
 use crate::model::ids::{DeploymentId, JobId};
 
 /// Failed tries within a minute after which an address gets no further one.
@@ -19,39 +20,52 @@ const TRIES_AT_APP: u64 = 100;
 impl Store {
     /// Credentials of an app, in one round trip.
     pub async fn door(&self, deployment_id: &DeploymentId, from: IpAddr) -> Result<Door> {
-        let answers = self.read(self.quick(), "a door", |pipe| {
-            pipe.cmd("MGET");
-            self.ask_door(pipe, deployment_id, from);
-        });
-        let mut values = items(answers.await?.next()?).into_iter();
+        let answers = self.read_with_state(self.quick(), "a door", |pipe| self.ask_door(pipe, deployment_id, from));
+        let (mut values, _) = answers.await?;
         self.take_door(&mut values, deployment_id, from).await
     }
 
     /// The seed's poll, in one round trip: credentials, state, and the whole readable output, all of one moment.
     pub async fn poll(&self, deployment_id: &DeploymentId, from: IpAddr, job: JobId) -> Result<Polled> {
-        let known = self.known().ok_or(StoreError::Epoch)?;
-        let seen = known.seen();
         let keys = self.keys();
-        let mut ask = Pipeline::with_capacity(1);
-        ask.cmd("MGET").arg(keys.state()).arg(keys.brief(job)).arg(keys.output(job));
-        self.ask_door(&mut ask, deployment_id, from);
-        let replies = self.outlet().send_all(&ask).await.map_err(|trouble| trouble.at("a job"))?;
-        let mut values = replies.into_iter().next().map(items).unwrap_or_default().into_iter();
-        let mut next = || values.next().unwrap_or_default();
-        known.check(&next(), seen)?;
-        let (brief, output) = (next(), next());
+        let answers = self.read_with_state(self.outlet(), "a job", |pipe| {
+            pipe.arg(keys.brief(job)).arg(keys.output(job));
+            self.ask_door(pipe, deployment_id, from);
+        });
+        let (mut values, _) = answers.await?;
+        let (brief, output) = (values.next().unwrap_or_default(), values.next().unwrap_or_default());
         let door = self.take_door(&mut values, deployment_id, from).await?;
-        let job = match brief {
-            Value::Nil => None,
-            brief => {
-                let read = || {
-                    let (app, state) = text(&brief)?.split_once(' ')?;
-                    Some((app.parse().ok()?, state.parse().ok()?))
-                };
-                Some(read().ok_or_else(|| StoreError::Unreadable(keys.brief(job)))?)
-            }
-        };
+        let job = take_brief(&brief, job)?;
         Ok(Polled { door, job, output: bytes(output).map(readable).unwrap_or_default() })
+    }
+
+    /// Readable output from `offset`, at most `limit` bytes of it, with state and, when `door` names an app, its credentials, in one
+    /// round trip. Costs the range.
+    pub async fn range(
+        &self,
+        door: Option<(&DeploymentId, IpAddr)>,
+        job: JobId,
+        offset: u64,
+        limit: u64,
+    ) -> Result<Ranged> {
+        let keys = self.keys();
+        let answers = self.read_with_state(self.outlet(), "a job", |pipe| {
+            pipe.arg(keys.brief(job));
+            if let Some((deployment_id, from)) = door {
+                self.ask_door(pipe, deployment_id, from);
+            }
+            ask_range(keys, pipe, job, offset, limit);
+            pipe.cmd("STRLEN").arg(keys.output(job));
+        });
+        let (mut values, mut answers) = answers.await?;
+        let brief = values.next().unwrap_or_default();
+        let door = match door {
+            Some((deployment_id, from)) => self.take_door(&mut values, deployment_id, from).await?,
+            None => Door::default(),
+        };
+        let piece = bytes(answers.next()?).filter(|_| limit > 0).unwrap_or_default();
+        let length = number(&answers.next()?).unwrap_or(0);
+        Ok(Ranged { door, job: take_brief(&brief, job)?, bytes: piece, length })
     }
 
     /// A job as the API shows it, with the app's credentials when `door` names one, in one round trip (two while it waits, for its
@@ -78,11 +92,12 @@ impl Store {
         Ok((views.pop(), door))
     }
 
-    /// A failed try: counted by address and by app. Returns whether there is an app list at all.
+    /// A failed try: counted by address and by app. Returns whether there is an app list at all: without one nothing can be said
+    /// about an app's credentials, and nothing is counted. An empty id stands for a token, which needs no list.
     pub async fn note_failure(&self, deployment_id: &str, from: IpAddr) -> Result<bool> {
         let mut reply = self
             .run(&scripts::FAILURE, self.quick(), |call| {
-                call.arg(self.keys().failures_from(from));
+                call.arg(u8::from(!deployment_id.is_empty())).arg(self.keys().failures_from(from));
                 // What is no name is no app's: it is counted by address alone.
                 if let Ok(app) = deployment_id.parse() {
                     call.arg(self.keys().failures_at(&app));
@@ -141,4 +156,17 @@ impl Store {
         }
         Ok(longest)
     }
+}
+
+/// What `brief` says of a job; none: no such job.
+fn take_brief(brief: &Value, job: JobId) -> Result<Option<Brief>> {
+    if *brief == Value::Nil {
+        return Ok(None);
+    }
+    let read = || {
+        let mut words = text(brief)?.split(' ');
+        let (app, inventory, state) = (words.next()?, words.next()?, words.next()?);
+        Some(Brief { deployment_id: app.parse().ok()?, inventory: inventory.parse().ok()?, state: state.parse().ok()? })
+    };
+    read().map(Some).ok_or_else(|| StoreError::Unreadable(format!("brief:{job}")))
 }

@@ -1,12 +1,9 @@
 //! A job's way from the lock to its end. Every write carries the lease of its supervisor.
 
-use std::time::Duration;
-
 use redis::Cmd;
 use serde_json::{Map, Value};
 
 use super::admission::held;
-use super::memory::millis;
 use super::scripts::{self, Reply, Script};
 use super::value::items;
 use super::{Result, Store, record};
@@ -83,15 +80,9 @@ impl Store {
 
     /// Step 3 of the end, one script: sets the outcome (once), drops the ring, frees the lock or hands it to the next in the queue
     /// (unless frozen), starts the retention. Returns the next holder, which the caller supervises. Repeating is harmless.
-    pub async fn finish(
-        &self,
-        held: &Held,
-        outcome: Outcome,
-        reason: Option<&str>,
-        retention: Duration,
-    ) -> Result<Option<Held>> {
+    pub async fn finish(&self, held: &Held, outcome: Outcome, reason: Option<&str>) -> Result<Option<Held>> {
         let reply = self.write(&scripts::FINISH, held, |call| {
-            call.arg(outcome.word()).arg(reason.unwrap_or_default()).arg(millis(retention));
+            call.arg(outcome.word()).arg(reason.unwrap_or_default()).arg(self.retention_ms());
         });
         self::held(reply.await?, Some(held.inventory()))
     }

@@ -102,7 +102,7 @@ impl Store {
                     call.arg(it.job.to_string()).arg(it.deployment_id.as_str()).arg(it.inventory.as_str());
                     call.arg(it.action.as_str()).arg(it.fence.0).arg(it.container.as_deref().unwrap_or_default());
                     call.arg(u8::from(it.holds)).arg(u8::from(it.sealed.is_some()));
-                    call.arg(it.sealed.as_deref().unwrap_or_default()).arg(it.job.drawn_ms());
+                    call.arg(it.sealed.as_deref().unwrap_or_default()).arg(it.job.ms());
                 }
             })
             .await?;
@@ -153,14 +153,14 @@ impl Store {
         time_ms(time).ok_or_else(|| StoreError::Unreadable("TIME".to_owned()))
     }
 
-    /// See [`Store::with_retention`].
+    /// How long ended jobs are kept, in milliseconds.
     pub(super) fn retention_ms(&self) -> u64 {
-        millis(self.retention)
+        millis(self.shared.retention)
     }
 }
 
 /// Milliseconds as Redis takes them for an expiry: at least 1.
-pub(super) fn millis(time: Duration) -> u64 {
+fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, 1 << 52)
 }
 

@@ -26,6 +26,7 @@ mod value;
 
 use std::sync::Arc;
 use std::time::Duration;
+use std::vec::IntoIter;
 
 use arc_swap::ArcSwapOption;
 use redis::{Client, IntoConnectionInfo as _, Pipeline, ProtocolVersion, Value};
@@ -64,12 +65,12 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
-    retention: Duration,
 }
 
 struct Shared {
     keys: Keys,
     dispatcher: String,
+    retention: Duration,
     /// For what is small and must be quick.
     quick: Link,
     /// For output on its way in, and
@@ -89,13 +90,10 @@ impl Drop for Shared {
     }
 }
 
-/// How long ended jobs are kept by default.
-const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
-
 impl Store {
     /// Connects (with a bound on every reply) and begins to listen for news. Does not fail when Redis is away: calls will.
-    /// It fails when `url` cannot be used at all.
-    pub async fn connect(url: &str, instance: &Instance, dispatcher: &str) -> Result<Self> {
+    /// It fails when `url` cannot be used at all. `retention`: how long ended jobs are kept.
+    pub async fn connect(url: &str, instance: &Instance, dispatcher: &str, retention: Duration) -> Result<Self> {
         let speaking = |protocol| {
             let info = url.into_connection_info()?;
             let settings = info.redis_settings().clone().set_protocol(protocol).set_skip_set_lib_name();
@@ -111,6 +109,7 @@ impl Store {
         let shared = Shared {
             keys,
             dispatcher: dispatcher.to_owned(),
+            retention,
             quick: Link::new(client.clone()),
             intake: Link::new(client.clone()),
             outlet: Link::new(client),
@@ -119,14 +118,7 @@ impl Store {
             watchers,
             listener,
         };
-        Ok(Self { shared: Arc::new(shared), retention: RETENTION })
-    }
-
-    /// With another retention (at least 1 s) of jobs that end without having held a lock: displaced, canceled in the queue, lost in a
-    /// rebuild. The others' is given to [`Store::finish`].
-    #[must_use]
-    pub fn with_retention(self, retention: Duration) -> Self {
-        Self { retention, ..self }
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// The name under which this dispatcher supervises.
@@ -150,6 +142,25 @@ impl Store {
         &self.shared.outlet
     }
 
+    /// Reads in one `MGET` together with the check of the memory, and in commands behind it, in one round trip. `reads` adds keys,
+    /// and then commands.
+    async fn read_with_state(
+        &self,
+        link: &Link,
+        place: &str,
+        reads: impl FnOnce(&mut Pipeline),
+    ) -> Result<(IntoIter<Value>, Answers)> {
+        let known = self.known().ok_or(StoreError::Epoch)?;
+        let seen = known.seen();
+        let mut pipe = Pipeline::with_capacity(3);
+        pipe.cmd("MGET").arg(self.keys().state());
+        reads(&mut pipe);
+        let mut replies = link.send_all(&pipe).await.map_err(|trouble| trouble.at(place))?.into_iter();
+        let mut values = replies.next().map(value::items).unwrap_or_default().into_iter();
+        known.check(&values.next().unwrap_or_default(), seen)?;
+        Ok((values, Answers { replies, place: place.to_owned() }))
+    }
+
     /// Reads, in one round trip: `reads` puts its commands behind the check of the memory, and the replies come in their order.
     async fn read(&self, link: &Link, place: &str, reads: impl FnOnce(&mut Pipeline)) -> Result<Answers> {
         let known = self.known().ok_or(StoreError::Epoch)?;
@@ -165,7 +176,7 @@ impl Store {
 
 /// Replies to reads, in order.
 struct Answers {
-    replies: std::vec::IntoIter<Value>,
+    replies: IntoIter<Value>,
     place: String,
 }
 

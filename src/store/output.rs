@@ -1,7 +1,8 @@
 //! Output: written behind what is there, read at a cost of the range alone.
 
-use redis::Cmd;
+use redis::{Cmd, Pipeline};
 
+use super::keys::Keys;
 use super::record::position_text;
 use super::value::{bytes, number, text};
 use super::{Result, Store, StoreError, scripts};
@@ -9,6 +10,14 @@ use crate::model::ids::JobId;
 use crate::model::job::State;
 use crate::model::lock::Held;
 use crate::model::output::{Position, Write};
+
+/// Asks for a range of the readable output. For none at all a byte is asked for, which is not given out.
+pub(super) fn ask_range(keys: &Keys, pipe: &mut Pipeline, job: JobId, offset: u64, limit: u64) {
+    // Redis counts in signed 64 bits, and a negative end would be counted from the other side.
+    let first = offset.min(1 << 62);
+    let last = first.saturating_add(limit.clamp(1, 1 << 61) - 1);
+    pipe.cmd("GETRANGE").arg(keys.output(job)).arg(first).arg(last);
+}
 
 impl Store {
     /// Appends output: `at` is the position the writer believes in, `write.after` (with its `raw`) the one after. `Stale` if Redis
@@ -73,13 +82,10 @@ impl Store {
     /// Readable output from `offset`, at most `limit` bytes, and whether the job has ended (read before the output).
     /// None: no such job. Costs the range.
     pub async fn output(&self, job: JobId, offset: u64, limit: u64) -> Result<Option<(Vec<u8>, bool)>> {
-        // Redis counts in signed 64 bits, and a negative end would be counted from the other side.
-        let first = offset.min(1 << 62);
-        let last = first.saturating_add(limit.clamp(1, 1 << 61) - 1);
         let key = self.keys().job(job);
         let answers = self.read(self.outlet(), &key, |pipe| {
             pipe.cmd("HGET").arg(&key).arg("state");
-            pipe.cmd("GETRANGE").arg(self.keys().output(job)).arg(first).arg(last);
+            ask_range(self.keys(), pipe, job, offset, limit);
         });
         let mut answers = answers.await?;
         let state = answers.next()?;

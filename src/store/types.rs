@@ -83,10 +83,34 @@ pub struct Door {
 pub struct Polled {
     /// The credentials' side.
     pub door: Door,
-    /// The app that the job was asked for and the job's state; none: no such job.
-    pub job: Option<(DeploymentId, State)>,
-    /// The job's readable output, read after the state.
+    /// The job; none: no such job.
+    pub job: Option<Brief>,
+    /// The job's readable output, of the same moment as the state.
     pub output: String,
+}
+
+/// What must be known of a job to show its output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Brief {
+    /// The app that it was asked for.
+    pub deployment_id: DeploymentId,
+    /// What it deploys to.
+    pub inventory: Inventory,
+    /// Where it is.
+    pub state: State,
+}
+
+/// A range of a job's output, with credentials and state, read in one round trip.
+#[derive(Debug, Clone, Default)]
+pub struct Ranged {
+    /// The credentials' side.
+    pub door: Door,
+    /// The job; none: no such job.
+    pub job: Option<Brief>,
+    /// The bytes, read after the state.
+    pub bytes: Vec<u8>,
+    /// Bytes of output that could be read then.
+    pub length: u64,
 }
 
 /// A job as the API shows it.

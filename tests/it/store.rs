@@ -11,8 +11,6 @@ mod reading;
 mod rebuilding;
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::time::Duration;
 
 use lockstep::clock;
 use lockstep::model::app::App;
@@ -24,7 +22,6 @@ use redis::aio::MultiplexedConnection;
 
 use crate::support::redis::instance;
 
-const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 const WEEK_MS: i64 = 7 * 24 * 3600 * 1000;
 
 fn inventory(name: &str) -> Inventory {
@@ -136,18 +133,4 @@ async fn everything(redis: &mut MultiplexedConnection) -> BTreeMap<String, (bool
         all.insert(key, (expires >= 0, content));
     }
     all
-}
-
-/// Asks again until the answer is there; fails after 10 s.
-async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
-    let patience = Duration::from_secs(10);
-    let asking = async {
-        loop {
-            if let Some(answer) = ask().await {
-                return answer;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(patience, asking).await.unwrap_or_else(|_| panic!("{what}: not within {patience:?}"))
 }

@@ -66,7 +66,8 @@ end
 local function set_state(job, state, ...)
   local name = key('job:' .. job)
   redis.call('HSET', name, 'state', state, ...)
-  redis.call('SET', key('brief:' .. job), (redis.call('HGET', name, 'deployment_id') or '?') .. ' ' .. state)
+  local app, inventory = unpack(redis.call('HMGET', name, 'deployment_id', 'inventory'))
+  redis.call('SET', key('brief:' .. job), (app or '?') .. ' ' .. (inventory or '?') .. ' ' .. state)
 end
 
 local LIVE = { queued = true, starting = true, running = true, canceling = true }

@@ -15,6 +15,7 @@ if LIVE[it[2]] and not it[3] then
   if reason ~= '' and not it[4] then
     redis.call('HSET', key('job:' .. job), 'reason', reason)
   end
+  news('s', job)
   raise()
 end
 return reply('OK', fields(job, unpack(FIELDS)))

@@ -3,12 +3,12 @@
 use lockstep::model::job::{Intent, Outcome, State, WhenBusy};
 use lockstep::store::{Freeze, NewJob, StoreError, Submitted};
 
-use super::{WEEK, WEEK_MS, inventory, key, new_job, queue, record, run, start, wait_in_line};
+use super::{WEEK_MS, inventory, key, new_job, queue, record, run, start, wait_in_line};
 use crate::support::redis::RedisServer;
 
 #[tokio::test]
 async fn reject_is_told_who_is_in_the_way() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let held = start(&store, "a", "i").await;
     let refused = store.submit(&new_job("b", "i", WhenBusy::Reject)).await.expect("an answer");
@@ -18,7 +18,7 @@ async fn reject_is_told_who_is_in_the_way() {
     // The lock is free, but somebody waits: nobody is overtaken.
     store.freeze(&inventory("i"), "x", "ada", None).await.expect("frozen");
     let (waiting, _) = wait_in_line(&store, "b", "i", WhenBusy::Fifo).await;
-    assert!(store.finish(&held, Outcome::Failed, None, WEEK).await.expect("finished").is_none());
+    assert!(store.finish(&held, Outcome::Failed, None).await.expect("finished").is_none());
     store.unfreeze(&inventory("i")).await.expect("lifted");
     let refused = store.submit(&new_job("a", "i", WhenBusy::Reject)).await.expect("an answer");
     assert!(matches!(refused, Submitted::Busy { holder } if holder == waiting), "{refused:?}");
@@ -26,7 +26,7 @@ async fn reject_is_told_who_is_in_the_way() {
 
 #[tokio::test]
 async fn a_newer_request_displaces_the_waiting_one_of_the_same_app_and_action_and_takes_its_place() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     start(&store, "a", "i").await;
     let (first, place) = wait_in_line(&store, "a", "i", WhenBusy::Queue).await;
@@ -45,7 +45,7 @@ async fn a_newer_request_displaces_the_waiting_one_of_the_same_app_and_action_an
     assert_eq!(displaced.superseded_by, Some(second));
     assert!(displaced.ended_ms >= Some(displaced.created_ms) && displaced.lease == 0 && displaced.fence.is_none());
     news.state.changed().await.expect("news");
-    let mut redis = server.raw().await;
+    let mut redis = server.connect().await;
     let left: i64 = redis::cmd("PTTL").arg(key(&format!("job:{first}"))).query_async(&mut redis).await.expect("a time");
     assert!((1..=WEEK_MS).contains(&left), "{left}");
     assert_eq!(store.live().await.expect("an answer").0.len(), 4);
@@ -53,7 +53,7 @@ async fn a_newer_request_displaces_the_waiting_one_of_the_same_app_and_action_an
 
 #[tokio::test]
 async fn fifo_is_appended_and_never_displaced() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     start(&store, "a", "i").await;
     let (first, _) = wait_in_line(&store, "a", "i", WhenBusy::Fifo).await;
@@ -70,7 +70,7 @@ async fn fifo_is_appended_and_never_displaced() {
 
 #[tokio::test]
 async fn a_freeze_refuses_or_holds_back_and_lets_the_holder_go_on() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let i = inventory("i");
     let held = run(&store, "a", "i").await;
@@ -81,7 +81,7 @@ async fn a_freeze_refuses_or_holds_back_and_lets_the_holder_go_on() {
     let refused = store.submit(&new_job("b", "i", WhenBusy::Reject)).await.expect("an answer");
     assert!(matches!(refused, Submitted::Frozen(told) if told == freeze));
     let (waiting, _) = wait_in_line(&store, "b", "i", WhenBusy::Queue).await;
-    assert!(store.finish(&held, Outcome::Succeeded, None, WEEK).await.expect("finished").is_none());
+    assert!(store.finish(&held, Outcome::Succeeded, None).await.expect("finished").is_none());
     assert!(store.grant(&i).await.expect("an answer").is_none());
     let (behind, place) = wait_in_line(&store, "a", "i", WhenBusy::Fifo).await;
     assert_eq!((place, store.waiting().await.expect("an answer")), (2, vec![i.clone()]));
@@ -92,14 +92,14 @@ async fn a_freeze_refuses_or_holds_back_and_lets_the_holder_go_on() {
     assert_eq!((granted.job(), granted.lease()), (waiting, 1));
     assert!(granted.fence() > held.fence());
     assert!(store.grant(&i).await.expect("an answer").is_none());
-    let next = store.finish(&granted, Outcome::Failed, None, WEEK).await.expect("finished").expect("a holder");
+    let next = store.finish(&granted, Outcome::Failed, None).await.expect("finished").expect("a holder");
     assert_eq!(next.job(), behind);
     assert!(store.waiting().await.expect("an answer").is_empty());
 }
 
 #[tokio::test]
 async fn a_freeze_that_has_run_out_is_none() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let i = inventory("i");
     store.freeze(&i, "x", "ada", None).await.expect("frozen");
@@ -120,7 +120,7 @@ async fn a_freeze_that_has_run_out_is_none() {
 
 #[tokio::test]
 async fn asking_again_with_the_same_job_makes_a_lost_reply_good() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let other = server.store("d2").await;
     let job = new_job("a", "i", WhenBusy::Reject);
@@ -140,7 +140,7 @@ async fn asking_again_with_the_same_job_makes_a_lost_reply_good() {
     store.confirm(&first, "engine", "c", "sha256:1").await.expect("confirmed");
     store.started(&first).await.expect("started");
     assert!(matches!(store.submit(&job).await, Ok(Submitted::Exists(id)) if id == job.id));
-    store.finish(&first, Outcome::Succeeded, None, WEEK).await.expect("finished").expect("the next");
+    store.finish(&first, Outcome::Succeeded, None).await.expect("finished").expect("the next");
     assert!(matches!(store.submit(&job).await, Ok(Submitted::Exists(id)) if id == job.id));
     store.adopt(waiting.id, 1).await.expect("an answer").expect("adopted");
     assert!(matches!(store.submit(&waiting).await, Ok(Submitted::Exists(id)) if id == waiting.id));
@@ -148,7 +148,7 @@ async fn asking_again_with_the_same_job_makes_a_lost_reply_good() {
 
 #[tokio::test]
 async fn an_idempotency_key_is_honoured_for_its_app_and_its_request() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let keyed = |app: &str, inventory: &str, key: &str, digest: &str| NewJob {
         idempotency: Some((key.to_owned(), digest.to_owned())),
@@ -164,7 +164,7 @@ async fn an_idempotency_key_is_honoured_for_its_app_and_its_request() {
     assert!(matches!(store.submit(&refused).await, Ok(Submitted::Busy { .. })));
     assert!(matches!(store.submit(&keyed("b", "j", "key 1", "d1")).await, Ok(Submitted::Started(_))));
 
-    let mut redis = server.raw().await;
+    let mut redis = server.connect().await;
     let keys: Vec<String> = redis::cmd("KEYS").arg(key("idem:a:*")).query_async(&mut redis).await.expect("keys");
     assert_eq!((keys.len(), keys[0].contains("key 1")), (1, false));
     let left: i64 = redis::cmd("TTL").arg(&keys[0]).query_async(&mut redis).await.expect("a time");
@@ -173,7 +173,7 @@ async fn an_idempotency_key_is_honoured_for_its_app_and_its_request() {
 
 #[tokio::test]
 async fn a_waiting_job_that_is_canceled_ends_at_once_and_leaves_the_queue() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let held = start(&store, "a", "i").await;
     let (first, _) = wait_in_line(&store, "a", "i", WhenBusy::Fifo).await;
@@ -181,19 +181,19 @@ async fn a_waiting_job_that_is_canceled_ends_at_once_and_leaves_the_queue() {
     let canceled = store.intend(first, Intent::Cancel, Some("by ada")).await.expect("an answer").expect("a job");
     assert_eq!((canceled.state, canceled.reason.as_deref()), (State::Ended(Outcome::Canceled), Some("by ada")));
     assert_eq!(queue(&store, "i").await, [second]);
-    let mut redis = server.raw().await;
+    let mut redis = server.connect().await;
     let left: i64 = redis::cmd("PTTL").arg(key(&format!("job:{first}"))).query_async(&mut redis).await.expect("a time");
     assert!((1..=WEEK_MS).contains(&left), "{left}");
     store.intend(second, Intent::Cancel, None).await.expect("an answer").expect("a job");
     assert!(store.waiting().await.expect("an answer").is_empty());
-    assert!(store.finish(&held, Outcome::Succeeded, None, WEEK).await.expect("finished").is_none());
+    assert!(store.finish(&held, Outcome::Succeeded, None).await.expect("finished").is_none());
 }
 
 #[tokio::test]
 async fn an_orphaned_lock_is_freed_only_while_its_holder_cannot_be_read() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
-    let mut redis = server.raw().await;
+    let mut redis = server.connect().await;
     let (i, held) = (inventory("i"), run(&store, "a", "i").await);
     let holder = held.job().to_string();
     let (waiting, _) = wait_in_line(&store, "b", "i", WhenBusy::Queue).await;

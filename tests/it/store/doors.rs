@@ -5,10 +5,15 @@ use std::net::IpAddr;
 use lockstep::model::ids::JobId;
 use lockstep::model::job::{Outcome, State};
 use lockstep::model::output::{Position, lay_out};
-use lockstep::store::{Memory, StoreError};
+use lockstep::store::{Brief, Memory, StoreError};
 
-use super::{WEEK, app, eventually, key, run, stored_app};
+use super::{app, key, run, stored_app};
+use crate::support::eventually;
 use crate::support::redis::RedisServer;
+
+fn brief(app: &str, inventory: &str, state: State) -> Brief {
+    Brief { deployment_id: app.parse().expect("a name"), inventory: inventory.parse().expect("a name"), state }
+}
 
 fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
@@ -16,7 +21,7 @@ fn address(text: &str) -> IpAddr {
 
 #[tokio::test]
 async fn the_list_of_apps_is_replaced_whole_or_not_at_all() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let from = address("192.0.2.1");
     assert_eq!(store.apps().await.expect("an answer"), None);
@@ -42,7 +47,7 @@ async fn the_list_of_apps_is_replaced_whole_or_not_at_all() {
     assert_eq!(store.set_apps(&all, false).await.expect("an answer"), Ok(()));
     assert_eq!(store.apps().await.expect("an answer").map(|apps| apps.len()), Some(10_000));
 
-    let mut redis = server.raw().await;
+    let mut redis = server.connect().await;
     let _: () = redis::cmd("HSET").arg(key("apps")).arg("a").arg("{}").query_async(&mut redis).await.expect("set");
     let stranger = server.stranger("d2").await;
     assert_eq!(stranger.memory().await.expect("an answer"), Memory::Known);
@@ -53,7 +58,7 @@ async fn the_list_of_apps_is_replaced_whole_or_not_at_all() {
 
 #[tokio::test]
 async fn a_new_list_is_in_force_at_once_at_every_dispatcher() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let stores = [server.store("d1").await, server.store("d2").await];
     let from = address("192.0.2.1");
     for n in 0..20 {
@@ -69,7 +74,7 @@ async fn a_new_list_is_in_force_at_once_at_every_dispatcher() {
             }
         }
     }
-    let mut redis = server.raw().await;
+    let mut redis = server.connect().await;
     for gone in ["apps", "apps_version"] {
         let _: () = redis::cmd("DEL").arg(key(gone)).query_async(&mut redis).await.expect("deleted");
     }
@@ -79,20 +84,20 @@ async fn a_new_list_is_in_force_at_once_at_every_dispatcher() {
 
 #[tokio::test]
 async fn a_poll_reads_credentials_state_and_output() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let from = address("2001:db8::1");
     store.set_apps(&[stored_app("a", "i")], false).await.expect("an answer").expect("taken");
     let held = run(&store, "a", "i").await;
     let polled = store.poll(&app("a"), from, held.job()).await.expect("an answer");
     assert_eq!(polled.door.app, Some(stored_app("a", "i")));
-    assert_eq!((polled.job, polled.output), (Some((app("a"), State::Running)), String::new()));
+    assert_eq!((polled.job, polled.output), (Some(brief("a", "i", State::Running)), String::new()));
     let at = Position::default();
     store.append(&held, at, &lay_out(at, 1 << 20, "zwei €\n")).await.expect("appended");
-    store.finish(&held, Outcome::TimedOut, None, WEEK).await.expect("finished");
+    store.finish(&held, Outcome::TimedOut, None).await.expect("finished");
     let polled = store.poll(&app("nobody"), from, held.job()).await.expect("an answer");
     assert_eq!((polled.door.app, polled.door.barred), (None, None));
-    assert_eq!(polled.job, Some((app("a"), State::Ended(Outcome::TimedOut))));
+    assert_eq!(polled.job, Some(brief("a", "i", State::Ended(Outcome::TimedOut))));
     assert_eq!(polled.output, "zwei €\n");
     let polled = store.poll(&app("a"), from, JobId::new(1, 1)).await.expect("an answer");
     assert!(polled.job.is_none() && polled.output.is_empty() && polled.door.app.is_some());
@@ -102,7 +107,7 @@ async fn a_poll_reads_credentials_state_and_output() {
     let (view, door) = store.job(JobId::new(1, 1), Some((&app("a"), from))).await.expect("an answer");
     assert!(view.is_none() && door.app.is_some());
 
-    let mut redis = server.raw().await;
+    let mut redis = server.connect().await;
     let name = key(&format!("job:{}", held.job()));
     let _: () = redis::cmd("HDEL").arg(&name).arg("state").query_async(&mut redis).await.expect("deleted");
     assert!(matches!(store.job(held.job(), Some((&app("a"), from))).await, Err(StoreError::Unreadable(_))));
@@ -113,8 +118,9 @@ async fn a_poll_reads_credentials_state_and_output() {
 
 #[tokio::test]
 async fn twenty_failures_bar_an_address_for_a_minute_at_most() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
+    store.set_apps(&[stored_app("a", "i")], false).await.expect("an answer").expect("taken");
     let (bad, good) = (address("192.0.2.1"), address("192.0.2.2"));
     for n in 0..20 {
         assert_eq!(store.barred(bad).await.expect("an answer"), None, "after {n}");
@@ -131,7 +137,7 @@ async fn twenty_failures_bar_an_address_for_a_minute_at_most() {
     assert_eq!(store.barred(good).await.expect("an answer"), None);
 
     // More failures do not make it longer.
-    let mut redis = server.raw().await;
+    let mut redis = server.connect().await;
     let name = key("failures:addr:192.0.2.1");
     let _: () = redis::cmd("PEXPIRE").arg(&name).arg(200).query_async(&mut redis).await.expect("set");
     store.note_failure("a", bad).await.expect("an answer");
@@ -141,9 +147,26 @@ async fn twenty_failures_bar_an_address_for_a_minute_at_most() {
 }
 
 #[tokio::test]
-async fn a_hundred_failures_bar_an_app_from_everywhere() {
-    let server = RedisServer::start();
+async fn without_a_list_of_apps_only_tokens_can_be_wrong() {
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
+    let from = address("192.0.2.1");
+    for _ in 0..30 {
+        assert!(!store.note_failure("a", from).await.expect("an answer"));
+    }
+    assert_eq!(store.barred(from).await.expect("an answer"), None);
+    for _ in 0..20 {
+        assert_eq!(store.barred(from).await.expect("an answer"), None);
+        assert!(!store.note_failure("", from).await.expect("an answer"));
+    }
+    assert!(store.barred(from).await.expect("an answer").is_some());
+}
+
+#[tokio::test]
+async fn a_hundred_failures_bar_an_app_from_everywhere() {
+    let server = RedisServer::start().await;
+    let store = server.store("d1").await;
+    store.set_apps(&[stored_app("a", "i")], false).await.expect("an answer").expect("taken");
     for n in 0..100 {
         assert_eq!(store.door(&app("a"), address("192.0.2.200")).await.expect("an answer").barred, None, "after {n}");
         store.note_failure("a", address(&format!("192.0.2.{n}"))).await.expect("an answer");

@@ -9,7 +9,8 @@ use lockstep::model::output::{Position, lay_out};
 use lockstep::store::{JobFilter, Memory, Store, StoreError};
 use serde_json::Map;
 
-use super::{WEEK, app, everything, inventory, key, new_job, queue, record, run, start, stored_app, wait_in_line};
+use super::{app, everything, inventory, key, new_job, queue, record, run, start, stored_app, wait_in_line};
+use crate::support::eventually;
 use crate::support::redis::RedisServer;
 
 /// Every call that reads or changes state, and what it answered, but for its value.
@@ -29,7 +30,7 @@ async fn every_call(store: &Store, held: &Held) -> Vec<(&'static str, Result<(),
         ("exited", store.exited(held, 0, None).await.map(drop)),
         ("announce", store.announce(held, 0, "x").await),
         ("move_ring", store.move_ring(held, 0, 0, 1).await),
-        ("finish", store.finish(held, Outcome::Failed, None, WEEK).await.map(drop)),
+        ("finish", store.finish(held, Outcome::Failed, None).await.map(drop)),
         ("grant", store.grant(&i).await.map(drop)),
         ("adopt", store.adopt(job, 1).await.map(drop)),
         ("progress", store.progress(job, &Map::new()).await.map(drop)),
@@ -45,6 +46,7 @@ async fn every_call(store: &Store, held: &Held) -> Vec<(&'static str, Result<(),
         ("waiting", store.waiting().await.map(drop)),
         ("door", store.door(&a, from).await.map(drop)),
         ("poll", store.poll(&a, from, job).await.map(drop)),
+        ("range", store.range(Some((&a, from)), job, 0, 1).await.map(drop)),
         ("barred", store.barred(from).await.map(drop)),
         ("record", store.record(job).await.map(drop)),
         ("job", store.job(job, Some((&a, from))).await.map(drop)),
@@ -58,7 +60,7 @@ async fn every_call(store: &Store, held: &Held) -> Vec<(&'static str, Result<(),
 
 /// Every call says that this is another memory, and nothing in it is changed.
 async fn assert_nothing_is_done(server: &RedisServer, store: &Store, held: &Held) {
-    let mut redis = server.raw().await;
+    let mut redis = server.connect().await;
     let before = everything(&mut redis).await;
     for (call, answer) in every_call(store, held).await {
         assert!(matches!(answer, Err(StoreError::Epoch)), "{call}: {answer:?}");
@@ -68,7 +70,7 @@ async fn assert_nothing_is_done(server: &RedisServer, store: &Store, held: &Held
 
 #[tokio::test]
 async fn nothing_is_done_before_the_memory_is_known() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let knows = server.store("d1").await;
     let held = run(&knows, "a", "i").await;
     let stranger = server.stranger("d2").await;
@@ -79,31 +81,31 @@ async fn nothing_is_done_before_the_memory_is_known() {
 
 #[tokio::test]
 async fn nothing_is_done_when_redis_came_back_empty() {
-    let mut server = RedisServer::start();
+    let mut server = RedisServer::start().await;
     let store = server.store("d1").await;
     let held = run(&store, "a", "i").await;
-    let mut redis = server.raw().await;
+    let mut redis = server.connect().await;
     let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.expect("flushed");
     assert_nothing_is_done(&server, &store, &held).await;
     assert_eq!(store.memory().await.expect("an answer"), Memory::Strange { found: None });
 
-    server.restart_empty();
-    super::eventually("connected", async || store.ping().await.ok()).await;
+    server.restart_empty().await;
+    eventually("connected", async || store.ping().await.ok()).await;
     assert_nothing_is_done(&server, &store, &held).await;
 }
 
 #[tokio::test]
 async fn nothing_is_done_when_redis_came_back_older() {
-    let mut server = RedisServer::start();
+    let mut server = RedisServer::start().await;
     let store = server.store("d1").await;
     let held = run(&store, "a", "i").await;
     server.kill();
     let aside = server.save();
-    server.restart();
-    super::eventually("connected", async || store.ping().await.ok()).await;
+    server.restart().await;
+    eventually("connected", async || store.ping().await.ok()).await;
     let after = run(&store, "b", "j").await;
-    server.restart_on(&aside);
-    super::eventually("connected", async || store.ping().await.ok()).await;
+    server.restart_on(&aside).await;
+    eventually("connected", async || store.ping().await.ok()).await;
     assert_nothing_is_done(&server, &store, &held).await;
     let Memory::Strange { found: Some(found) } = store.memory().await.expect("an answer") else {
         panic!("it is older")
@@ -120,10 +122,10 @@ async fn nothing_is_done_when_redis_came_back_older() {
 
 #[tokio::test]
 async fn nothing_is_done_in_a_memory_that_another_has_rebuilt_until_it_is_known() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let (store, other) = (server.store("d1").await, server.store("d2").await);
     let held = run(&store, "a", "i").await;
-    let mut redis = server.raw().await;
+    let mut redis = server.connect().await;
     let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.expect("flushed");
     assert!(other.rebuild(None, "new", "engine", &[]).await.expect("an answer"));
     assert_nothing_is_done(&server, &store, &held).await;
@@ -135,29 +137,29 @@ async fn nothing_is_done_in_a_memory_that_another_has_rebuilt_until_it_is_known(
 
 #[tokio::test]
 async fn an_old_memory_is_not_taken_for_a_rebuilt_one() {
-    let mut server = RedisServer::start();
+    let mut server = RedisServer::start().await;
     let store = server.store("d1").await;
     run(&store, "a", "i").await;
     server.kill();
     let aside = server.save();
-    server.restart();
-    let mark = super::eventually("connected", async || match store.memory().await {
+    server.restart().await;
+    let mark = eventually("connected", async || match store.memory().await {
         Ok(Memory::Known) => store.epoch(),
         _ => None,
     })
     .await;
     assert!(store.rebuild(Some(&mark), "new", "engine", &[]).await.expect("an answer"));
-    server.restart_on(&aside);
-    super::eventually("connected", async || store.ping().await.ok()).await;
+    server.restart_on(&aside).await;
+    eventually("connected", async || store.ping().await.ok()).await;
     assert_eq!(store.memory().await.expect("an answer"), Memory::Strange { found: Some(mark) });
 }
 
 #[tokio::test]
 async fn a_damaged_count_is_no_memory() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let held = run(&store, "a", "i").await;
-    let mut redis = server.raw().await;
+    let mut redis = server.connect().await;
     let _: () = redis::cmd("SET").arg(key("state")).arg("an-epoch many").query_async(&mut redis).await.expect("set");
     assert_nothing_is_done(&server, &store, &held).await;
     let Memory::Strange { found } = store.memory().await.expect("an answer") else { panic!("it is damaged") };
@@ -173,7 +175,7 @@ async fn a_damaged_count_is_no_memory() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn replies_that_cross_are_not_taken_for_another_memory() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let (store, other) = (server.store("d1").await, server.store("d2").await);
     let calls = (0..200).map(|n| {
         let store = if n % 3 == 0 { other.clone() } else { store.clone() };
@@ -185,7 +187,7 @@ async fn replies_that_cross_are_not_taken_for_another_memory() {
             for _ in 0..10 {
                 assert!(!record(&store, waiting).await.state.is_ended());
             }
-            let next = store.finish(&held, Outcome::Succeeded, None, WEEK).await.expect("finished");
+            let next = store.finish(&held, Outcome::Succeeded, None).await.expect("finished");
             assert_eq!(next.map(|held| held.job()), Some(waiting));
         })
     });

@@ -9,8 +9,9 @@ use lockstep::model::output::{Position, lay_out};
 use lockstep::store::{Store, StoreError};
 use serde_json::json;
 
-use super::{WEEK, WEEK_MS, everything, key, new_job, record, run, start, wait_in_line};
-use crate::support::redis::RedisServer;
+use super::{WEEK_MS, everything, key, new_job, record, run, start, wait_in_line};
+use crate::support::eventually;
+use crate::support::redis::{RedisServer, WEEK};
 
 fn assert_stale<T: std::fmt::Debug>(what: &str, result: Result<T, StoreError>) {
     assert!(matches!(result, Err(StoreError::Stale(_))), "{what}: {result:?}");
@@ -18,7 +19,7 @@ fn assert_stale<T: std::fmt::Debug>(what: &str, result: Result<T, StoreError>) {
 
 #[tokio::test]
 async fn a_job_goes_its_way_from_lock_to_end() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let job = new_job("a", "i", WhenBusy::Queue);
     let Ok(lockstep::store::Submitted::Started(held)) = store.submit(&job).await else { panic!("not started") };
@@ -38,7 +39,7 @@ async fn a_job_goes_its_way_from_lock_to_end() {
     store.append(&held, Position::default(), &write).await.expect("appended");
     let ended = store.exited(&held, 0, None).await.expect("recorded");
     assert_eq!((ended.state, ended.exit_code, ended.output), (State::Running, Some(0), write.after));
-    assert!(store.finish(&held, Outcome::Succeeded, None, WEEK).await.expect("finished").is_none());
+    assert!(store.finish(&held, Outcome::Succeeded, None).await.expect("finished").is_none());
 
     let (view, _) = store.job(job.id, None).await.expect("an answer");
     let view = view.expect("a job");
@@ -52,9 +53,9 @@ async fn a_job_goes_its_way_from_lock_to_end() {
 
 #[tokio::test]
 async fn confirm_is_refused_when_the_lock_is_not_this_jobs() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
-    let mut redis = server.raw().await;
+    let mut redis = server.connect().await;
     let held = start(&store, "a", "i").await;
     let locks = key("locks");
     let other = JobId::new(1, 1).to_string();
@@ -68,7 +69,7 @@ async fn confirm_is_refused_when_the_lock_is_not_this_jobs() {
 
 #[tokio::test]
 async fn confirm_is_refused_when_the_job_is_to_end() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let held = start(&store, "a", "i").await;
     let canceling = store.intend(held.job(), Intent::Cancel, None).await.expect("an answer").expect("a job");
@@ -78,14 +79,14 @@ async fn confirm_is_refused_when_the_job_is_to_end() {
     store.recognize(&held, "engine", "c").await.expect("recognized");
     store.started(&held).await.expect("started");
     assert_eq!(record(&store, held.job()).await.state, State::Canceling);
-    store.finish(&held, Outcome::Canceled, None, WEEK).await.expect("finished");
+    store.finish(&held, Outcome::Canceled, None).await.expect("finished");
     assert_stale("ended", store.confirm(&held, "engine", "c", "d").await);
     assert_stale("ended", store.recognize(&held, "engine", "c").await);
 }
 
 #[tokio::test]
 async fn confirm_is_refused_when_another_supervisor_has_taken_over() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let (store, other) = (server.store("d1").await, server.store("d2").await);
     let held = start(&store, "a", "i").await;
     let adopted = other.adopt(held.job(), 1).await.expect("an answer").expect("d1 gives no sign of life");
@@ -96,7 +97,7 @@ async fn confirm_is_refused_when_another_supervisor_has_taken_over() {
 
 #[tokio::test]
 async fn confirm_records_one_container() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let held = start(&store, "a", "i").await;
     store.confirm(&held, "engine", "c1", "d").await.expect("confirmed");
@@ -115,9 +116,9 @@ async fn confirm_records_one_container() {
 
 #[tokio::test]
 async fn every_write_of_a_stale_supervisor_is_refused_and_changes_nothing() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let (store, other) = (server.store("d1").await, server.store("d2").await);
-    let mut redis = server.raw().await;
+    let mut redis = server.connect().await;
     let held = run(&store, "a", "i").await;
     other.adopt(held.job(), 1).await.expect("an answer").expect("adopted");
     let before = everything(&mut redis).await;
@@ -140,12 +141,12 @@ async fn refuse_all_writes(store: &Store, held: &Held) {
     assert_stale("exited", store.exited(held, 0, None).await);
     assert_stale("announce", store.announce(held, 0, "x").await);
     assert_stale("move_ring", store.move_ring(held, 0, 0, 1).await);
-    assert_stale("finish", store.finish(held, Outcome::Failed, None, WEEK).await);
+    assert_stale("finish", store.finish(held, Outcome::Failed, None).await);
 }
 
 #[tokio::test]
 async fn what_was_recorded_first_stays_intent_or_exit_code() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let held = run(&store, "a", "i").await;
     store.intend(held.job(), Intent::RunTimeout, Some("an hour")).await.expect("an answer").expect("a job");
@@ -154,7 +155,7 @@ async fn what_was_recorded_first_stays_intent_or_exit_code() {
     let ended = store.exited(&held, 143, Some("killed")).await.expect("recorded");
     assert_eq!((ended.exit_code, ended.intent), (Some(143), Some(Intent::RunTimeout)));
     assert_eq!(ended.reason.as_deref(), Some("an hour"));
-    store.finish(&held, Outcome::TimedOut, Some("seen at the end"), WEEK).await.expect("finished");
+    store.finish(&held, Outcome::TimedOut, Some("seen at the end")).await.expect("finished");
     assert_eq!(record(&store, held.job()).await.reason.as_deref(), Some("an hour"));
 
     let held = run(&store, "a", "i").await;
@@ -162,62 +163,62 @@ async fn what_was_recorded_first_stays_intent_or_exit_code() {
     let late = store.intend(held.job(), Intent::Cancel, None).await.expect("an answer").expect("a job");
     assert_eq!((late.state, late.intent), (State::Running, None));
     assert_eq!(store.exited(&held, 1, None).await.expect("ignored").exit_code, Some(0));
-    store.finish(&held, Outcome::Succeeded, None, WEEK).await.expect("finished");
-    store.finish(&held, Outcome::Failed, Some("late"), WEEK).await.expect("repeated");
+    store.finish(&held, Outcome::Succeeded, None).await.expect("finished");
+    store.finish(&held, Outcome::Failed, Some("late")).await.expect("repeated");
     let over = store.intend(held.job(), Intent::Cancel, None).await.expect("an answer").expect("a job");
     assert_eq!((over.state, over.reason), (State::Ended(Outcome::Succeeded), None));
     assert!(store.intend(JobId::new(1, 1), Intent::Cancel, None).await.expect("an answer").is_none());
 
     let held = run(&store, "a", "i").await;
     store.intend(held.job(), Intent::Cancel, Some("by ada")).await.expect("an answer");
-    store.finish(&held, Outcome::Lost, Some("it is gone"), WEEK).await.expect("finished");
+    store.finish(&held, Outcome::Lost, Some("it is gone")).await.expect("finished");
     assert_eq!(record(&store, held.job()).await.reason.as_deref(), Some("it is gone"));
 }
 
 #[tokio::test]
 async fn the_lock_is_handed_to_the_next_and_a_lost_reply_is_made_good() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let (store, other) = (server.store("d1").await, server.store("d2").await);
     let held = run(&store, "a", "i").await;
     let (next, _) = wait_in_line(&other, "b", "i", WhenBusy::Fifo).await;
     let (last, _) = wait_in_line(&other, "b", "i", WhenBusy::Fifo).await;
     let mut news = other.news(next);
-    let given = store.finish(&held, Outcome::Failed, None, WEEK).await.expect("finished").expect("the next");
+    let given = store.finish(&held, Outcome::Failed, None).await.expect("finished").expect("the next");
     assert_eq!((given.job(), given.lease(), given.inventory().as_str()), (next, 1, "i"));
     assert!(given.fence() > held.fence());
     news.state.changed().await.expect("news");
-    let again = store.finish(&held, Outcome::Failed, None, WEEK).await.expect("finished").expect("the next");
+    let again = store.finish(&held, Outcome::Failed, None).await.expect("finished").expect("the next");
     assert_eq!(given, again);
     let theirs = record(&store, next).await;
     assert_eq!((theirs.state, theirs.owner.as_deref()), (State::Starting, Some("d1")));
     // Once it has a container, somebody supervises it.
     store.confirm(&given, "engine", "c", "d").await.expect("confirmed");
-    assert!(store.finish(&held, Outcome::Failed, None, WEEK).await.expect("repeated").is_none());
+    assert!(store.finish(&held, Outcome::Failed, None).await.expect("repeated").is_none());
 
     // What cannot be read in the queue is passed over.
-    let mut redis = server.raw().await;
+    let mut redis = server.connect().await;
     let _: () = redis::cmd("LPUSH").arg(key("queue:i")).arg("rubbish").query_async(&mut redis).await.expect("pushed");
-    let given = store.finish(&given, Outcome::Failed, None, WEEK).await.expect("finished").expect("the next");
+    let given = store.finish(&given, Outcome::Failed, None).await.expect("finished").expect("the next");
     assert_eq!(given.job(), last);
     assert!(store.waiting().await.expect("an answer").is_empty());
 }
 
 #[tokio::test]
 async fn ended_jobs_expire_but_the_newest_success_of_an_app() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
-    let mut redis = server.raw().await;
+    let mut redis = server.connect().await;
     let mut jobs = Vec::new();
     for outcome in [Outcome::Succeeded, Outcome::Failed, Outcome::Succeeded, Outcome::Failed] {
         let held = run(&store, "a", "i").await;
         let at = Position::default();
         store.append(&held, at, &lay_out(at, 8, "0123456789")).await.expect("appended");
         store.progress(held.job(), json!({"task": "x"}).as_object().expect("an object")).await.expect("stored");
-        store.finish(&held, outcome, None, WEEK).await.expect("finished");
+        store.finish(&held, outcome, None).await.expect("finished");
         jobs.push(held.job());
     }
     let held = run(&store, "b", "i").await;
-    store.finish(&held, Outcome::Succeeded, None, WEEK).await.expect("finished");
+    store.finish(&held, Outcome::Succeeded, None).await.expect("finished");
     for (job, expires) in jobs.iter().zip([true, true, false, true]) {
         for kind in ["job", "brief", "out", "progress"] {
             let name = key(&format!("{kind}:{job}"));
@@ -231,12 +232,13 @@ async fn ended_jobs_expire_but_the_newest_success_of_an_app() {
     }
     // What has expired is unknown, and leaves the lists.
     let held = run(&store, "c", "i").await;
-    store.finish(&held, Outcome::Failed, None, Duration::ZERO).await.expect("finished");
+    let forgetful = server.store_that_keeps("d1", Duration::ZERO).await;
+    forgetful.finish(&held, Outcome::Failed, None).await.expect("finished");
     let gone = held.job();
-    super::eventually("expired", async || store.record(gone).await.expect("an answer").is_none().then_some(())).await;
+    eventually("expired", async || store.record(gone).await.expect("an answer").is_none().then_some(())).await;
     for _ in 0..40 {
         let held = run(&store, "c", "i").await;
-        store.finish(&held, Outcome::Failed, None, WEEK).await.expect("finished");
+        store.finish(&held, Outcome::Failed, None).await.expect("finished");
         let listed: Option<i64> = redis::cmd("ZSCORE")
             .arg(key("jobs:app:c"))
             .arg(gone.to_string())
@@ -252,7 +254,7 @@ async fn ended_jobs_expire_but_the_newest_success_of_an_app() {
 
 #[tokio::test]
 async fn a_job_is_adopted_once_and_only_from_a_dead_supervisor() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let stores = [server.store("d1").await, server.store("d2").await, server.store("d3").await];
     let held = run(&stores[0], "a", "i").await;
     let job = held.job();
@@ -272,17 +274,17 @@ async fn a_job_is_adopted_once_and_only_from_a_dead_supervisor() {
 
     let (waiting, _) = wait_in_line(&stores[0], "b", "i", WhenBusy::Queue).await;
     assert!(stores[0].adopt(waiting, 0).await.expect("an answer").is_none(), "it waits");
-    stores[0].finish(&adopted[0], Outcome::Lost, None, WEEK).await.expect("finished").expect("the next");
+    stores[0].finish(&adopted[0], Outcome::Lost, None).await.expect("finished").expect("the next");
     assert!(stores[0].adopt(job, 3).await.expect("an answer").is_none(), "it has ended");
     assert!(stores[0].adopt(JobId::new(1, 1), 0).await.expect("an answer").is_none(), "there is none");
 
     stores[0].heartbeat(Duration::from_millis(1)).await.expect("a sign of life");
-    super::eventually("run out", async || stores[1].adopt(waiting, 1).await.expect("an answer")).await;
+    eventually("run out", async || stores[1].adopt(waiting, 1).await.expect("an answer")).await;
 }
 
 #[tokio::test]
 async fn reports_are_merged_and_kept_exactly() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let held = run(&store, "a", "i").await;
     let first =
@@ -294,7 +296,7 @@ async fn reports_are_merged_and_kept_exactly() {
         "outputs": {"big": 9007199254740993u64, "list": []}});
     let (view, _) = store.job(held.job(), None).await.expect("an answer");
     assert_eq!(view.expect("a job").progress.as_ref(), merged.as_object());
-    store.finish(&held, Outcome::Succeeded, None, WEEK).await.expect("finished");
+    store.finish(&held, Outcome::Succeeded, None).await.expect("finished");
     assert!(!store.progress(held.job(), second.as_object().expect("an object")).await.expect("an answer"));
     assert!(!store.progress(JobId::new(1, 1), second.as_object().expect("an object")).await.expect("an answer"));
 }

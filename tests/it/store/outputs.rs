@@ -1,11 +1,12 @@
 //! Output: exactly once, in order, whole characters, readable at any offset.
 
 use lockstep::model::ids::JobId;
+use lockstep::model::job::State;
 use lockstep::model::lock::Held;
 use lockstep::model::output::{Move, Position, lay_out, next_move, tail_place};
 use lockstep::store::{Store, StoreError};
 
-use super::{app, key, run};
+use super::{app, inventory, key, run, stored_app};
 use crate::support::redis::RedisServer;
 
 async fn write(store: &Store, held: &Held, at: Position, limit: u64, text: &str) -> Position {
@@ -25,7 +26,7 @@ async fn whole(store: &Store, job: JobId) -> String {
 
 #[tokio::test]
 async fn output_is_appended_once_and_only_behind_what_is_there() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let held = run(&store, "a", "i").await;
     let counter = store.epoch();
@@ -50,7 +51,7 @@ async fn output_is_appended_once_and_only_behind_what_is_there() {
 
 #[tokio::test]
 async fn any_range_can_be_read() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let held = run(&store, "a", "i").await;
     let job = held.job();
@@ -69,7 +70,17 @@ async fn any_range_can_be_read() {
     ] {
         let read = store.output(job, offset, limit).await.expect("an answer");
         assert_eq!(read, Some((expected.as_bytes().to_vec(), false)), "{offset} {limit}");
+        let read = store.range(None, job, offset, limit).await.expect("an answer");
+        assert_eq!((read.bytes.as_slice(), read.length), (expected.as_bytes(), 10), "{offset} {limit}");
     }
+    store.set_apps(&[stored_app("a", "i")], false).await.expect("an answer").expect("taken");
+    let from = "192.0.2.1".parse().expect("an address");
+    let read = store.range(Some((&app("a"), from)), job, 8, 100).await.expect("an answer");
+    let brief = read.job.expect("a job");
+    assert_eq!((brief.deployment_id, brief.inventory, brief.state), (app("a"), inventory("i"), State::Running));
+    assert_eq!((read.bytes.as_slice(), read.door.app), (b"89".as_slice(), Some(stored_app("a", "i"))));
+    let none = store.range(Some((&app("b"), from)), JobId::new(1, 1), 0, 100).await.expect("an answer");
+    assert!(none.job.is_none() && none.door.app.is_none() && none.bytes.is_empty() && none.length == 0);
     assert_eq!(store.readable(job).await.expect("an answer"), 10);
     assert_eq!(store.output(JobId::new(1, 1), 0, 10).await.expect("an answer"), None);
     assert_eq!(store.readable(JobId::new(1, 1)).await.expect("an answer"), 0);
@@ -79,7 +90,7 @@ async fn any_range_can_be_read() {
 
 #[tokio::test]
 async fn beyond_the_cap_head_and_tail_are_put_together_at_the_end_piece_by_piece() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let held = run(&store, "a", "i").await;
     let (job, limit) = (held.job(), 64);
@@ -136,7 +147,7 @@ async fn beyond_the_cap_head_and_tail_are_put_together_at_the_end_piece_by_piece
 
 #[tokio::test]
 async fn large_pieces_are_taken() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let held = run(&store, "a", "i").await;
     let limit = 4 << 20;
@@ -148,7 +159,7 @@ async fn large_pieces_are_taken() {
     }
     assert_eq!(whole(&store, held.job()).await, piece.repeat(2));
     assert_eq!(store.ring(held.job(), 0, 2 << 20).await.expect("an answer"), piece.repeat(2).as_bytes());
-    let mut redis = server.raw().await;
+    let mut redis = server.connect().await;
     let length: u64 =
         redis::cmd("STRLEN").arg(key(&format!("ring:{}", held.job()))).query_async(&mut redis).await.expect("a length");
     assert_eq!(length, 2 << 20);

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use lockstep::model::ids::JobId;
 use lockstep::model::job::{Intent, Outcome, State, WhenBusy};
 use lockstep::model::lock::{Fence, Held};
-use lockstep::store::{NewJob, Store, Submitted};
+use lockstep::store::{Brief, NewJob, Store, Submitted};
 use proptest::prelude::*;
 
-use super::{WEEK, inventory, new_job};
+use super::{inventory, new_job};
 use crate::support::redis::RedisServer;
 
 const APPS: [(&str, &str); 3] = [("a", "i"), ("b", "i"), ("c", "j")];
@@ -218,7 +218,7 @@ impl Run {
                 let job = self.oracle.jobs.get_mut(&job).expect("known");
                 job.state = State::Ended(*outcome);
                 let held = job.held.clone().expect("it held the lock");
-                let next = self.store().finish(&held, *outcome, None, WEEK).await.expect("finished");
+                let next = self.store().finish(&held, *outcome, None).await.expect("finished");
                 assert_eq!(next.as_ref().map(Held::job), self.oracle.grant(*inventory));
                 if let Some(next) = next {
                     self.holds(next);
@@ -228,7 +228,7 @@ impl Run {
                 let Some(id) = self.oracle.nth(index) else { return };
                 let job = &self.oracle.jobs[&id];
                 let (State::Ended(_), Some(held)) = (job.state, &job.held) else { return };
-                let next = self.store().finish(held, Outcome::Lost, None, WEEK).await.expect("repeated");
+                let next = self.store().finish(held, Outcome::Lost, None).await.expect("repeated");
                 if let Some(next) = next {
                     assert_eq!(self.oracle.places[place_of(job.app)].holder, Some(next.job()));
                     assert_eq!(self.oracle.jobs[&next.job()].held, Some(next));
@@ -284,7 +284,8 @@ impl Run {
         let from = "192.0.2.1".parse().expect("an address");
         for (id, job) in &self.oracle.jobs {
             let polled = self.store().poll(&job.new.deployment_id, from, *id).await.expect("an answer");
-            assert_eq!(polled.job, Some((job.new.deployment_id.clone(), job.state)));
+            let NewJob { deployment_id, inventory, .. } = job.new.clone();
+            assert_eq!(polled.job, Some(Brief { deployment_id, inventory, state: job.state }));
             if job.state.is_ended() {
                 assert!(!live.contains_key(id));
                 let record = self.store().record(*id).await.expect("an answer").expect("a record");
@@ -303,11 +304,11 @@ fn any_sequence_of_steps_keeps_the_rules_of_lock_and_queue() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     // Durability is not what is asked here, and 1,500 flushes to the disk are slow.
-    let server = RedisServer::start_with(&["--appendfsync", "no"]);
+    let server = runtime.block_on(RedisServer::start_with(&["--appendfsync", "no"]));
     let config = ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(steps in prop::collection::vec(step(), 1..40))| {
         runtime.block_on(async {
-            let mut redis = server.raw().await;
+            let mut redis = server.connect().await;
             let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.expect("flushed");
             let stores = [server.store("d1").await, server.store("d2").await];
             let mut run = Run { stores, oracle: Oracle::default(), fences: BTreeMap::new(), turn: 0 };

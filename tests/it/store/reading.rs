@@ -1,12 +1,14 @@
 //! Lists: jobs, locks, the audit log.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use lockstep::model::ids::JobId;
 use lockstep::model::job::{Outcome, WhenBusy};
 use lockstep::store::{JobFilter, Store};
 
-use super::{WEEK, app, inventory, key, run, wait_in_line};
+use super::{app, inventory, key, run, wait_in_line};
+use crate::support::eventually;
 use crate::support::redis::RedisServer;
 
 async fn list(store: &Store, filter: JobFilter) -> Vec<JobId> {
@@ -22,14 +24,14 @@ fn filter() -> JobFilter {
 
 #[tokio::test]
 async fn jobs_are_listed_newest_first_filtered_and_in_pages() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let mut all: Vec<Done> = Vec::new();
     for n in 0..250 {
         let (name, place) = [("a", "i"), ("b", "i"), ("c", "j")][n % 3];
         let held = run(&store, name, place).await;
         let outcome = if n % 50 == 0 { Outcome::Failed } else { Outcome::Succeeded };
-        store.finish(&held, outcome, None, WEEK).await.expect("finished");
+        store.finish(&held, outcome, None).await.expect("finished");
         all.push((held.job(), name, place, outcome));
     }
     let running = run(&store, "a", "i").await.job();
@@ -84,23 +86,23 @@ async fn jobs_are_listed_newest_first_filtered_and_in_pages() {
 
 #[tokio::test]
 async fn the_indexes_forget_what_has_expired() {
-    let server = RedisServer::start();
-    let store = server.store("d1").await;
-    let mut redis = server.raw().await;
+    let server = RedisServer::start().await;
+    let store = server.store_that_keeps("d1", Duration::ZERO).await;
+    let mut redis = server.connect().await;
     for _ in 0..60 {
         let held = run(&store, "a", "i").await;
-        store.finish(&held, Outcome::Failed, None, std::time::Duration::ZERO).await.expect("finished");
+        store.finish(&held, Outcome::Failed, None).await.expect("finished");
     }
     for index in ["jobs", "jobs:app:a", "jobs:inv:i"] {
         let count: u64 = redis::cmd("ZCARD").arg(key(index)).query_async(&mut redis).await.expect("a count");
         assert!(count < 20, "{index}: {count}");
     }
-    super::eventually("expired", async || list(&store, filter()).await.is_empty().then_some(())).await;
+    eventually("expired", async || list(&store, filter()).await.is_empty().then_some(())).await;
 }
 
 #[tokio::test]
 async fn locks_queues_and_freezes_are_shown_by_inventory() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let held = run(&store, "a", "m").await;
     let (first, _) = wait_in_line(&store, "a", "m", WhenBusy::Fifo).await;
@@ -118,10 +120,10 @@ async fn locks_queues_and_freezes_are_shown_by_inventory() {
 
 #[tokio::test]
 async fn the_audit_log_is_written_and_bounded() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     store.audit("ada", "unlock", "i", "it was stuck").await.expect("written");
-    let mut redis = server.raw().await;
+    let mut redis = server.connect().await;
     let lines: Vec<(String, Vec<String>)> =
         redis::cmd("XRANGE").arg(key("audit")).arg("-").arg("+").query_async(&mut redis).await.expect("lines");
     assert_eq!(lines[0].1, ["by", "ada", "what", "unlock", "about", "i", "reason", "it was stuck"]);

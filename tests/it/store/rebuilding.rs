@@ -6,7 +6,8 @@ use lockstep::model::lock::{Fence, Held};
 use lockstep::model::output::{Position, lay_out};
 use lockstep::store::{Memory, Rescued, Store, StoreError};
 
-use super::{WEEK, WEEK_MS, everything, inventory, key, queue, record, run, start, stored_app, wait_in_line};
+use super::{WEEK_MS, everything, inventory, key, queue, record, run, start, stored_app, wait_in_line};
+use crate::support::eventually;
 use crate::support::redis::RedisServer;
 
 /// What a job's container says.
@@ -35,12 +36,12 @@ async fn rebuild(store: &Store, rescued: &[Rescued]) {
 
 #[tokio::test]
 async fn from_nothing_what_runs_lives_again_and_can_be_adopted_and_ended() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let held = run(&store, "a", "i").await;
     let renamed = run(&store, "b", "j").await;
     let unstarted = start(&store, "c", "k").await;
-    let mut redis = server.raw().await;
+    let mut redis = server.connect().await;
     let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.expect("flushed");
     let news = store.news(held.job());
     rebuild(
@@ -52,13 +53,13 @@ async fn from_nothing_what_runs_lives_again_and_can_be_adopted_and_ended() {
         ],
     )
     .await;
-    super::eventually("woken", async || news.state.has_changed().expect("open").then_some(())).await;
+    eventually("woken", async || news.state.has_changed().expect("open").then_some(())).await;
 
     let before = record(&store, held.job()).await;
     assert_eq!((before.state, before.owner.clone(), before.fence), (State::Running, None, Some(held.fence())));
     assert_eq!(before.container, Some(format!("container-{}", held.job())));
     assert_eq!((before.engine.as_deref(), before.output), (Some("engine"), Position::default()));
-    assert_eq!(before.created_ms, held.job().drawn_ms());
+    assert_eq!(before.created_ms, held.job().ms());
     assert_eq!(before.started_ms, Some(held.fence().0 - 1), "the run's deadline goes on from the lock");
     assert_eq!(store.sealed(held.job()).await.expect("an answer"), Some(vec![0, 255, 7]));
     assert_eq!(store.sealed(renamed.job()).await.expect("an answer"), None);
@@ -78,24 +79,24 @@ async fn from_nothing_what_runs_lives_again_and_can_be_adopted_and_ended() {
     let at = Position::default();
     store.append(&adopted, at, &lay_out(at, 100, "again\n")).await.expect("appended");
     store.exited(&adopted, 0, None).await.expect("recorded");
-    assert!(store.finish(&adopted, Outcome::Succeeded, None, WEEK).await.expect("finished").is_none());
+    assert!(store.finish(&adopted, Outcome::Succeeded, None).await.expect("finished").is_none());
     let lease = record(&store, renamed.job()).await.lease;
     let adopted = store.adopt(renamed.job(), lease).await.expect("an answer").expect("adopted");
     let next = start(&store, "b", "j").await;
     assert!(next.fence() > renamed.fence());
-    assert!(store.finish(&adopted, Outcome::Failed, None, WEEK).await.expect("finished").is_none());
+    assert!(store.finish(&adopted, Outcome::Failed, None).await.expect("finished").is_none());
     let (locks, _) = store.locks().await.expect("an answer");
     assert_eq!(locks.iter().map(|lock| lock.holder).collect::<Vec<_>>(), [Some(next.job())], "not its lock to free");
 }
 
 #[tokio::test]
 async fn over_an_older_state_what_has_ended_stays_and_what_nobody_runs_is_lost() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     store.set_apps(&[stored_app("a", "i")], false).await.expect("an answer").expect("taken");
     store.freeze(&inventory("z"), "x", "ada", None).await.expect("frozen");
     let over = run(&store, "a", "i").await;
-    store.finish(&over, Outcome::Failed, None, WEEK).await.expect("finished");
+    store.finish(&over, Outcome::Failed, None).await.expect("finished");
     let ended = record(&store, over.job()).await;
     let running = run(&store, "a", "i").await;
     let at = Position::default();
@@ -141,7 +142,7 @@ async fn over_an_older_state_what_has_ended_stays_and_what_nobody_runs_is_lost()
 
 #[tokio::test]
 async fn of_another_engine_nothing_is_known_and_its_jobs_go_on() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let theirs = start(&store, "a", "i").await;
     store.confirm(&theirs, "another engine", "c", "d").await.expect("confirmed");
@@ -154,15 +155,15 @@ async fn of_another_engine_nothing_is_known_and_its_jobs_go_on() {
     let (locks, _) = store.locks().await.expect("an answer");
     assert_eq!(locks[0].holder, Some(theirs.job()));
     store.exited(&theirs, 0, None).await.expect("its lease is as it was");
-    store.finish(&theirs, Outcome::Succeeded, None, WEEK).await.expect("finished");
+    store.finish(&theirs, Outcome::Succeeded, None).await.expect("finished");
 }
 
 #[tokio::test]
 async fn one_rebuilder_wins_and_repeating_changes_nothing() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let stores = [server.stranger("d1").await, server.stranger("d2").await];
     let held = {
-        let elsewhere = RedisServer::start();
+        let elsewhere = RedisServer::start().await;
         run(&elsewhere.store("d").await, "a", "i").await
     };
     let all = [rescued(&held, "a")];
@@ -173,7 +174,7 @@ async fn one_rebuilder_wins_and_repeating_changes_nothing() {
     let (winner, loser, epoch) = if first { (&stores[0], &stores[1], "e1") } else { (&stores[1], &stores[0], "e2") };
     let adopted = winner.adopt(held.job(), record(winner, held.job()).await.lease).await;
     adopted.expect("an answer").expect("adopted");
-    let mut redis = server.raw().await;
+    let mut redis = server.connect().await;
     let before = everything(&mut redis).await;
     assert!(winner.rebuild(None, epoch, "engine", &all).await.expect("its first reply was lost"));
     assert!(!loser.rebuild(None, "e3", "engine", &all).await.expect("an answer"));
@@ -184,10 +185,10 @@ async fn one_rebuilder_wins_and_repeating_changes_nothing() {
 
 #[tokio::test]
 async fn what_stands_in_a_records_place_is_no_obstacle() {
-    let server = RedisServer::start();
+    let server = RedisServer::start().await;
     let store = server.store("d1").await;
     let held = run(&store, "a", "i").await;
-    let mut redis = server.raw().await;
+    let mut redis = server.connect().await;
     let name = key(&format!("job:{}", held.job()));
     let strange = JobId::new(1, 1);
     let _: () = redis::pipe()

@@ -6,10 +6,14 @@ use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use lockstep::model::ids::Instance;
 use lockstep::store::{Memory, Store};
 use tempfile::TempDir;
+
+/// How long stores keep ended jobs, if nothing else is asked for.
+pub(crate) const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Starts a server, says its process id, and kills it when standard input ends.
 const KEEPER: &str = r#"redis-server "$@" & echo "pid $!"; read -r _; kill -9 $!"#;
@@ -38,12 +42,12 @@ impl Running {
 
 impl RedisServer {
     /// Starts a server that is empty.
-    pub(crate) fn start() -> Self {
-        Self::start_with(&[])
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
     }
 
     /// The same, with further options of `redis-server`.
-    pub(crate) fn start_with(extra: &[&str]) -> Self {
+    pub(crate) async fn start_with(extra: &[&str]) -> Self {
         let mut server = Self {
             dir: tempfile::tempdir().expect("a temporary folder"),
             port: 0,
@@ -54,7 +58,7 @@ impl RedisServer {
         // A port that is free now may be taken a moment later by somebody else.
         for _ in 0..20 {
             server.port = free_port();
-            if server.try_run() {
+            if server.try_run().await {
                 return server;
             }
         }
@@ -78,21 +82,21 @@ impl RedisServer {
 
     /// Kills it with SIGKILL and sees its end. What it has acknowledged is on disk.
     pub(crate) fn kill(&mut self) {
-        self.running.take().expect("it runs").kill();
+        if let Some(running) = self.running.take() {
+            running.kill();
+        }
     }
 
     /// Starts it again on what is on disk.
-    pub(crate) fn restart(&mut self) {
-        if self.running.is_some() {
-            self.kill();
-        }
-        assert!(self.try_run(), "redis-server did not start again on port {}", self.port);
+    pub(crate) async fn restart(&mut self) {
+        self.kill();
+        assert!(self.try_run().await, "redis-server did not start again on port {}", self.port);
     }
 
     /// Starts it again with nothing: the disk was lost.
-    pub(crate) fn restart_empty(&mut self) {
-        self.restart_empty_files();
-        self.restart();
+    pub(crate) async fn restart_empty(&mut self) {
+        self.remove_files();
+        self.restart().await;
     }
 
     /// Puts what is on disk aside, to come back to. The server must not run.
@@ -103,16 +107,14 @@ impl RedisServer {
     }
 
     /// Starts it again on what was put aside: an older state.
-    pub(crate) fn restart_on(&mut self, aside: &TempDir) {
-        self.restart_empty_files();
+    pub(crate) async fn restart_on(&mut self, aside: &TempDir) {
+        self.remove_files();
         copy(aside.path(), &self.files());
-        self.restart();
+        self.restart().await;
     }
 
-    fn restart_empty_files(&mut self) {
-        if self.running.is_some() {
-            self.kill();
-        }
+    fn remove_files(&mut self) {
+        self.kill();
         std::fs::remove_dir_all(self.files()).expect("its files can be removed");
     }
 
@@ -136,49 +138,28 @@ impl RedisServer {
         assert!(sent.success());
     }
 
-    fn try_run(&mut self) -> bool {
-        let mut keeper = Command::new("sh")
+    async fn try_run(&mut self) -> bool {
+        let mut keeper = Command::new("sh");
+        keeper
             .args(["-c", KEEPER, "keeper", "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
             .args(["--appendfsync", "always", "--loglevel", "notice", "--daemonize", "no"])
             .args(["--port", &self.port.to_string(), "--requirepass", &self.password])
             .arg("--dir")
             .arg(self.dir.path())
-            .args(&self.extra)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("sh");
-        let mut pid = String::new();
-        let mut said = BufReader::new(keeper.stdout.take().expect("piped"));
-        let ready = loop {
-            let mut line = String::new();
-            if said.read_line(&mut line).expect("text") == 0 {
-                break false;
-            }
-            if let Some(number) = line.strip_prefix("pid ") {
-                number.trim().clone_into(&mut pid);
-            }
-            if line.contains("Ready to accept connections") {
-                break true;
-            }
-            if line.contains("Failed listening") || line.contains("exiting") {
-                break false;
-            }
-        };
-        // What it says later must not fill the pipe.
-        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
-        let running = Running { keeper, pid };
-        if ready {
-            self.running = Some(running);
-        } else {
-            running.kill();
-        }
-        ready
+            .args(&self.extra);
+        self.running = tokio::task::spawn_blocking(|| run(keeper)).await.expect("no panic");
+        self.running.is_some()
     }
 
     /// A store on it that knows its memory: the first that asks makes one.
     pub(crate) async fn store(&self, dispatcher: &str) -> Store {
-        let store = self.stranger(dispatcher).await;
+        self.store_that_keeps(dispatcher, WEEK).await
+    }
+
+    /// The same, with ended jobs kept for so long.
+    pub(crate) async fn store_that_keeps(&self, dispatcher: &str, retention: Duration) -> Store {
+        let url = self.url();
+        let store = Store::connect(&url, &instance(), dispatcher, retention).await.expect("a usable URL");
         if let Memory::Strange { found } = store.memory().await.expect("Redis answers") {
             let made = store.rebuild(found.as_deref(), &lockstep::clock::draw_name(), "engine", &[]).await;
             assert!(made.expect("Redis answers"));
@@ -188,11 +169,11 @@ impl RedisServer {
 
     /// A store on it that knows nothing yet.
     pub(crate) async fn stranger(&self, dispatcher: &str) -> Store {
-        Store::connect(&self.url(), &instance(), dispatcher).await.expect("a usable URL")
+        Store::connect(&self.url(), &instance(), dispatcher, WEEK).await.expect("a usable URL")
     }
 
     /// A connection of one's own, to look and to tamper.
-    pub(crate) async fn raw(&self) -> redis::aio::MultiplexedConnection {
+    pub(crate) async fn connect(&self) -> redis::aio::MultiplexedConnection {
         let client = redis::Client::open(self.url()).expect("a usable URL");
         client.get_multiplexed_async_connection().await.expect("Redis answers")
     }
@@ -200,10 +181,38 @@ impl RedisServer {
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
-        if let Some(running) = self.running.take() {
-            running.kill();
-        }
+        self.kill();
     }
+}
+
+/// Runs a server until it is ready; none: it ended before.
+fn run(mut keeper: Command) -> Option<Running> {
+    let mut keeper = keeper.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sh");
+    let mut said = BufReader::new(keeper.stdout.take().expect("piped"));
+    let mut pid = String::new();
+    let ready = loop {
+        let mut line = String::new();
+        if said.read_line(&mut line).expect("text") == 0 {
+            break false;
+        }
+        if let Some(number) = line.strip_prefix("pid ") {
+            number.trim().clone_into(&mut pid);
+        }
+        if line.contains("Ready to accept connections") {
+            break true;
+        }
+        if line.contains("Failed listening") || line.contains("exiting") {
+            break false;
+        }
+    };
+    // What it says later must not fill the pipe.
+    std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+    let running = Running { keeper, pid };
+    if ready {
+        return Some(running);
+    }
+    running.kill();
+    None
 }
 
 /// The instance that tests of the store use.

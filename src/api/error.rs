@@ -1,0 +1,462 @@
+//! Errors as clients see them: one enum, one exhaustive match to status, type, title and detail.
+//!
+//! A client is told what happened and what to do; what happened inside stands in the log, with the whole chain, once, here.
+//! `problem` writes the same face in two forms.
+
+use std::borrow::Cow;
+
+use axum::http::StatusCode;
+
+use crate::dispatch::Refusal;
+use crate::engine::EngineError;
+use crate::model::app::FeedError;
+use crate::model::ids::JobId;
+use crate::model::vars::VarError;
+use crate::store::{Freeze, StoreError};
+
+/// Seconds after which trouble that may pass is worth another try.
+const RETRY_AFTER: u64 = 2;
+/// Longest text from outside that is repeated in an answer, in characters.
+const REPEATED_MAX: usize = 300;
+
+/// Whose credentials an endpoint asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// An app's: deployment id and secret.
+    App,
+    /// An app's or an operator's.
+    AppOrOperator,
+    /// An operator's.
+    Operator,
+    /// An operator's or the feed's.
+    Feed,
+    /// The token of this very job.
+    JobToken,
+}
+
+/// Every way in which a request is not done.
+#[derive(Debug)]
+pub(super) enum ApiError {
+    /// The body is not JSON.
+    MalformedBody(String),
+    /// The body, a parameter or a header is not of the right form.
+    Invalid(String),
+    /// The body is longer than so many bytes.
+    TooLarge(usize),
+    /// The body did not arrive in time.
+    SlowBody,
+    /// The body is not declared as JSON.
+    WrongMediaType,
+    /// No credentials, or not the right ones: nobody is told which.
+    Unauthorized(Wanted),
+    /// Known, but without this right.
+    Forbidden(&'static str),
+    /// Too many failed attempts; so many seconds to wait.
+    Barred(u64),
+    /// There is no list of apps, so nothing can be said about credentials.
+    NoApps,
+    /// No such path.
+    UnknownPath,
+    /// The path has no such method.
+    MethodNotAllowed,
+    /// No such job, or not one of the caller's.
+    UnknownJob,
+    /// No such app (said to operators only).
+    UnknownApp,
+    /// Nobody holds the lock of the inventory.
+    NotLocked,
+    /// The inventory is not frozen.
+    NotFrozen,
+    /// The job is over.
+    JobEnded,
+    /// The inventory is taken; by this job, if the caller may know.
+    Busy(Option<JobId>),
+    /// The inventory is frozen.
+    Frozen(Freeze),
+    /// The `Idempotency-Key` was used with another request.
+    KeyReused,
+    /// Variables that the app does not accept.
+    Vars(VarError),
+    /// The list of apps is wrong.
+    Feed(FeedError),
+    /// The list of apps would be empty or shrink to less than half of so many.
+    Shrunken(u64),
+    /// The lock's holder runs, and force was not given.
+    StillRunning(JobId),
+    /// The offset lies beyond the end of the output, which has so many bytes.
+    OffsetBeyondEnd(u64),
+    /// Redis did not do what it was asked.
+    Store(StoreError),
+    /// The engine did not do what it was asked.
+    Engine(EngineError),
+    /// State is being rebuilt, or this dispatcher is shutting down.
+    NotReady(&'static str),
+    /// Something that must not happen.
+    Internal(String),
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Busy { .. } => Self::Busy(None),
+            Refusal::Frozen(freeze) => Self::Frozen(freeze),
+            Refusal::Vars(error) => Self::Vars(error),
+            Refusal::KeyReused => Self::KeyReused,
+            Refusal::Unknown => Self::UnknownJob,
+            Refusal::StillRunning { holder } => Self::StillRunning(holder),
+            Refusal::Store(error) => Self::Store(error),
+            Refusal::Engine(error) => Self::Engine(error),
+            Refusal::NotReady(what) => Self::NotReady(what),
+        }
+    }
+}
+
+/// An error as it is shown.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Face {
+    pub(super) status: StatusCode,
+    /// Completes the stable `type`.
+    pub(super) word: &'static str,
+    pub(super) title: &'static str,
+    pub(super) detail: Cow<'static, str>,
+    /// Seconds for `Retry-After`: the trouble may pass.
+    pub(super) retry_after: Option<u64>,
+    /// The seed's endpoints answer a refusal, being an answer to a request of the right form, with 200.
+    pub(super) refusal: bool,
+    /// What the seed's endpoints say instead of `detail`, word for word.
+    pub(super) seed: Option<&'static str>,
+    pub(super) job: Option<JobId>,
+}
+
+impl Face {
+    fn new(status: StatusCode, word: &'static str, title: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, word, title, detail: detail.into(), retry_after: None, refusal: false, seed: None, job: None }
+    }
+
+    fn passing(word: &'static str, title: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { retry_after: Some(RETRY_AFTER), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, word, title, detail) }
+    }
+
+    fn refusal(self) -> Self {
+        Self { refusal: true, ..self }
+    }
+}
+
+impl ApiError {
+    /// The one mapping. What is not in it is not said.
+    pub(super) fn face(&self) -> Face {
+        use StatusCode as S;
+        match self {
+            Self::MalformedBody(what) => Face::new(
+                S::BAD_REQUEST,
+                "malformed-body",
+                "The body is not JSON",
+                format!("Send a JSON document. {}", cut(what)),
+            ),
+            Self::Invalid(what) => Face::new(S::UNPROCESSABLE_ENTITY, "invalid", "The request is not of the right form", cut(what)),
+            Self::TooLarge(limit) => Face::new(
+                S::PAYLOAD_TOO_LARGE,
+                "too-large",
+                "The body is too large",
+                format!("At most {limit} bytes are taken here."),
+            ),
+            Self::SlowBody => {
+                Face::new(S::REQUEST_TIMEOUT, "timeout", "The body did not arrive in time", "Send the request again.")
+            }
+            Self::WrongMediaType => Face::new(
+                S::UNSUPPORTED_MEDIA_TYPE,
+                "wrong-media-type",
+                "The body is not declared as JSON",
+                "Send JSON with Content-Type: application/json.",
+            ),
+            Self::Unauthorized(wanted) => {
+                let detail = match wanted {
+                    Wanted::App => "Unknown deployment_id or wrong deployment_secret",
+                    Wanted::AppOrOperator => {
+                        "Unknown credentials. Give deployment id and secret as Authorization: Basic, or an operator's token as Authorization: Bearer."
+                    }
+                    Wanted::Operator => "Unknown credentials. Give an operator's token as Authorization: Bearer.",
+                    Wanted::Feed => {
+                        "Unknown credentials. Give the feed's, an operator's or the feed job's token as Authorization: Bearer."
+                    }
+                    Wanted::JobToken => {
+                        "Unknown credentials. Give the job's own token (/run/lockstep/token in its container) as Authorization: Bearer."
+                    }
+                };
+                Face::new(S::UNAUTHORIZED, "unauthorized", "The credentials do not open this", detail).refusal()
+            }
+            Self::Forbidden(why) => Face::new(S::FORBIDDEN, "forbidden", "These credentials have no right to this", *why).refusal(),
+            Self::Barred(seconds) => Face {
+                retry_after: Some(*seconds),
+                ..Face::new(
+                    S::TOO_MANY_REQUESTS,
+                    "barred",
+                    "Too many failed attempts",
+                    format!("Credentials are not looked at for another {seconds} s. Check them, then try again."),
+                )
+            },
+            Self::NoApps => Face::passing(
+                "no-apps",
+                "No app is known at the moment",
+                "The list of apps has not been posted yet, so credentials cannot be checked. Try again; if it lasts, run the feed.",
+            ),
+            Self::UnknownPath => {
+                Face::new(S::NOT_FOUND, "unknown-path", "There is nothing here", "See /openapi.json or /docs for what there is.")
+            }
+            Self::MethodNotAllowed => Face::new(
+                S::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "This path does not have that method",
+                "The header Allow names the methods that it has.",
+            ),
+            Self::UnknownJob => Face::new(
+                S::NOT_FOUND,
+                "unknown-job",
+                "There is no such job",
+                "Unknown job_id: check it, and that these credentials are the job's. Jobs are kept for job.retention.",
+            )
+            .refusal(),
+            Self::UnknownApp => Face::new(
+                S::NOT_FOUND,
+                "unknown-app",
+                "There is no such app",
+                "The list of apps does not name this deployment id. GET /api/v1/apps shows the list.",
+            ),
+            Self::NotLocked => Face::new(
+                S::NOT_FOUND,
+                "not-locked",
+                "Nobody holds this lock",
+                "No job holds the deploy lock of this inventory. GET /api/v1/locks shows the locks.",
+            ),
+            Self::NotFrozen => Face::new(
+                S::NOT_FOUND,
+                "not-frozen",
+                "The inventory is not frozen",
+                "There is no freeze to lift. GET /api/v1/locks shows the freezes.",
+            ),
+            Self::JobEnded => Face::new(S::CONFLICT, "job-ended", "The job is over", "Nothing can be added to a job that is over."),
+            Self::Busy(job) => Face {
+                job: *job,
+                seed: Some("App deployment is already running"),
+                ..Face::new(
+                    S::CONFLICT,
+                    "busy",
+                    "The inventory is taken by another job",
+                    "Wait until that job is over, or ask with when_busy \"queue\" or \"fifo\" to have this one wait.",
+                )
+                .refusal()
+            },
+            Self::Frozen(freeze) => Face::new(
+                S::CONFLICT,
+                "frozen",
+                "The inventory is frozen",
+                format!("Deployments are frozen by {}: {}", freeze.by, cut(&freeze.reason)),
+            )
+            .refusal(),
+            Self::KeyReused => Face::new(
+                S::UNPROCESSABLE_ENTITY,
+                "key-reused",
+                "This Idempotency-Key stands for another request",
+                "The same Idempotency-Key was used with another body within the last day. Use a new key for a new request.",
+            ),
+            Self::Vars(error) => Face::new(S::UNPROCESSABLE_ENTITY, "vars", "The app does not accept these vars", error.to_string()),
+            Self::Feed(error) => {
+                Face::new(S::UNPROCESSABLE_ENTITY, "invalid-feed", "The list of apps is wrong and was not taken", cut(&error.to_string()))
+            }
+            Self::Shrunken(count) => Face::new(
+                S::CONFLICT,
+                "shrunken-list",
+                "The list of apps would shrink sharply and was not taken",
+                format!(
+                    "There are {count} apps now, and the new list has less than half of them. If that is meant, send it with ?force=true."
+                ),
+            )
+            .refusal(),
+            Self::StillRunning(job) => Face {
+                job: Some(*job),
+                ..Face::new(
+                    S::CONFLICT,
+                    "still-running",
+                    "The holder's container is running",
+                    "Cancel the job, or give force=true: the container is killed and seen gone before the lock is freed.",
+                )
+            },
+            Self::OffsetBeyondEnd(length) => Face::new(
+                S::RANGE_NOT_SATISFIABLE,
+                "offset-beyond-end",
+                "The offset lies beyond the end",
+                format!("The output has {length} bytes so far. Read on from an offset of at most that."),
+            ),
+            Self::Store(StoreError::NotReached(_)) => Face::passing(
+                "unavailable",
+                "Redis is not reached",
+                "Redis is not reached, so nothing is known at the moment. Nothing is lost; try again.",
+            ),
+            Self::Store(StoreError::Epoch | StoreError::Stale(_)) => Face::passing(
+                "unavailable",
+                "State is being rebuilt",
+                "Redis came back with another state, which is being rebuilt from the engine. Try again.",
+            ),
+            Self::Engine(EngineError::NotReached { .. }) => Face::passing(
+                "unavailable",
+                "The engine is not reached",
+                "The engine is not reached, so nothing is known at the moment. Nothing is lost; try again.",
+            ),
+            Self::NotReady(what) => Face::passing("unavailable", "Not ready", format!("Not ready: {what}. Try again.")),
+            Self::Store(StoreError::Unreadable(_)) => Face::new(
+                S::INTERNAL_SERVER_ERROR,
+                "unreadable",
+                "A record cannot be read",
+                "Redis holds a record that cannot be read. The dispatcher's log names it; the reconciler settles it.",
+            ),
+            Self::Engine(
+                EngineError::NameTaken { .. }
+                | EngineError::NoContainer { .. }
+                | EngineError::NoImage { .. }
+                | EngineError::Refused { .. },
+            ) => Face::new(
+                S::INTERNAL_SERVER_ERROR,
+                "engine-refused",
+                "The engine refused",
+                "The engine refused what this needs. The dispatcher's log says why.",
+            ),
+            Self::Internal(_) => Face::new(
+                S::INTERNAL_SERVER_ERROR,
+                "internal",
+                "Something went wrong inside",
+                "This is a fault of the dispatcher. Its log says more.",
+            ),
+        }
+    }
+
+    /// Writes down what the client is not told.
+    pub(super) fn log(&self, face: &Face) {
+        match self {
+            Self::Store(error) => {
+                tracing::warn!(error = %chain(error), answer = face.word, "Redis did not do what a request needs")
+            }
+            Self::Engine(error) => {
+                tracing::warn!(error = %chain(error), answer = face.word, "the engine did not do what a request needs");
+            }
+            Self::Internal(what) => {
+                tracing::error!(error = %what, answer = face.word, "a request met a fault of the dispatcher")
+            }
+            _ if face.status.is_server_error() => tracing::debug!(answer = face.word, "a request could not be served"),
+            _ => {}
+        }
+    }
+}
+
+/// An error and its sources, joined.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// A text from outside, without control characters and of bounded length.
+fn cut(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(REPEATED_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What clients may rely on, line by line: status, word, whether the seed's endpoints answer it with 200, Retry-After.
+    #[test]
+    fn the_mapping_is_as_published() {
+        let job = JobId::new(1, 1);
+        let freeze = Freeze { reason: "audit\n".into(), by: "ada".into(), until_ms: None };
+        let feed = FeedError::NotAnArray;
+        let inside = || "secret inside".to_owned();
+        let errors = [
+            ApiError::MalformedBody("x".into()),
+            ApiError::Invalid("x".into()),
+            ApiError::TooLarge(1),
+            ApiError::SlowBody,
+            ApiError::WrongMediaType,
+            ApiError::Unauthorized(Wanted::App),
+            ApiError::Forbidden("x"),
+            ApiError::Barred(60),
+            ApiError::NoApps,
+            ApiError::UnknownPath,
+            ApiError::MethodNotAllowed,
+            ApiError::UnknownJob,
+            ApiError::UnknownApp,
+            ApiError::NotLocked,
+            ApiError::NotFrozen,
+            ApiError::JobEnded,
+            ApiError::Busy(Some(job)),
+            ApiError::Frozen(freeze),
+            ApiError::KeyReused,
+            ApiError::Vars(VarError::NotScalar("v".into())),
+            ApiError::Feed(feed),
+            ApiError::Shrunken(7),
+            ApiError::StillRunning(job),
+            ApiError::OffsetBeyondEnd(3),
+            ApiError::Store(StoreError::NotReached(inside())),
+            ApiError::Store(StoreError::Epoch),
+            ApiError::Store(StoreError::Stale(inside())),
+            ApiError::Store(StoreError::Unreadable(inside())),
+            ApiError::Engine(EngineError::NotReached { doing: "x", cause: inside() }),
+            ApiError::Engine(EngineError::Refused { doing: "x", cause: inside() }),
+            ApiError::NotReady("shutting down"),
+            ApiError::Internal(inside()),
+        ];
+        let mut table = String::new();
+        for error in errors {
+            let face = error.face();
+            assert!(!face.detail.contains("secret inside"), "{face:?}");
+            assert!(!face.detail.chars().any(char::is_control), "{face:?}");
+            let refusal = if face.refusal { " refusal" } else { "" };
+            let retry = face.retry_after.map_or(String::new(), |seconds| format!(" retry {seconds}"));
+            table += &format!("{} {}{refusal}{retry}\n", face.status.as_u16(), face.word);
+        }
+        insta::assert_snapshot!(table, @r"
+        400 malformed-body
+        422 invalid
+        413 too-large
+        408 timeout
+        415 wrong-media-type
+        401 unauthorized refusal
+        403 forbidden refusal
+        429 barred retry 60
+        503 no-apps retry 2
+        404 unknown-path
+        405 method-not-allowed
+        404 unknown-job refusal
+        404 unknown-app
+        404 not-locked
+        404 not-frozen
+        409 job-ended
+        409 busy refusal
+        409 frozen refusal
+        422 key-reused
+        422 vars
+        422 invalid-feed
+        409 shrunken-list refusal
+        409 still-running
+        416 offset-beyond-end
+        503 unavailable retry 2
+        503 unavailable retry 2
+        503 unavailable retry 2
+        500 unreadable
+        503 unavailable retry 2
+        500 engine-refused
+        503 unavailable retry 2
+        500 internal
+        ");
+    }
+}

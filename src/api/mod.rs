@@ -1,0 +1,179 @@
+//! HTTP: who may ask what, and how it is answered. What is done lies in `dispatch` and `store`.
+//!
+//! ```text
+//!  serve ── TLS, limits, peer's address ──▶ observe ──▶ route ──▶ extractors (auth, extract) ──▶ handler ──▶ dispatch, store
+//!                                              ▲                        │                            │
+//!                                              └──────── error: one mapping, in two forms ◀──────────┘
+//! ```
+//!
+//! * A handler that takes an `Operator` or a `Caller` has the permission: there is no check to forget.
+//! * What must be finished runs on a task of its own, and the handler awaits it: a client that hangs up changes nothing.
+//! * The router is the source of the OpenAPI document. An answer that it does not name is a fault.
+
+mod apps;
+mod auth;
+mod credentials;
+mod docs;
+mod error;
+mod events;
+mod extract;
+mod jobs;
+mod list;
+mod locks;
+mod observe;
+mod ops;
+mod output;
+mod problem;
+mod seed;
+pub mod serve;
+pub mod tls;
+mod view;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{HeaderValue, header};
+use axum::middleware;
+use axum::response::Response;
+use axum::routing::{get, post};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::config::{Auth, FinalStatus, IpNetwork};
+use crate::dispatch::Dispatcher;
+use crate::metrics::Metrics;
+
+use error::ApiError;
+
+type Shared = Arc<Api>;
+
+/// What the handlers share.
+pub struct Api {
+    dispatcher: Arc<Dispatcher>,
+    tokens: credentials::Tokens,
+    feed_networks: Vec<IpNetwork>,
+    final_status: FinalStatus,
+    metrics: Arc<Metrics>,
+    requests: observe::Requests,
+    gauges: ops::Gauges,
+    /// Work that outlives the connection that asked for it.
+    tasks: TaskTracker,
+    /// Ends what waits for news: long-polls and followers.
+    stop: CancellationToken,
+}
+
+impl Api {
+    /// `stop` ends long-polls and followers; cancel it together with the token given to [`serve::serve`].
+    pub fn new(
+        dispatcher: Arc<Dispatcher>,
+        auth: &Auth,
+        final_status: FinalStatus,
+        metrics: Arc<Metrics>,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            tokens: credentials::Tokens::new(auth, dispatcher.pepper()),
+            feed_networks: auth.feed_networks.clone(),
+            final_status,
+            requests: observe::Requests::new(&metrics),
+            gauges: ops::Gauges::new(&metrics),
+            metrics,
+            dispatcher,
+            tasks: TaskTracker::new(),
+            stop,
+        })
+    }
+
+    /// Runs to its end what must be finished, whether or not the caller stays. Fails only when the task died.
+    async fn finishing<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, &'static str> {
+        self.tasks.spawn(work).await.map_err(|error| {
+            tracing::error!(%error, "a task that was to finish a request died");
+            "the request was begun, and how it ended is not known"
+        })
+    }
+
+    /// Waits for what handlers have begun and their clients no longer wait for. Call it when no connection is left, and before
+    /// the dispatcher is stopped.
+    pub async fn finished(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+fn v1() -> OpenApiRouter<Shared> {
+    OpenApiRouter::default()
+        .routes(routes!(jobs::submit))
+        .routes(routes!(list::list))
+        .routes(routes!(jobs::job))
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(jobs::progress))
+        .routes(routes!(output::output))
+        .routes(routes!(events::events))
+        .routes(routes!(apps::set, apps::list))
+        .routes(routes!(locks::list))
+        .routes(routes!(locks::unlock))
+        .routes(routes!(locks::freeze, locks::unfreeze))
+        .routes(routes!(ops::healthz))
+        .routes(routes!(ops::readyz))
+        .routes(routes!(ops::metrics))
+}
+
+fn seed() -> OpenApiRouter<Shared> {
+    OpenApiRouter::default()
+        .routes(routes!(seed::app_deploy))
+        .routes(routes!(seed::job_status))
+        .routes(routes!(seed::set_available_apps))
+        .routes(routes!(seed::get_available_apps))
+}
+
+/// The specification, made from the router.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    let mut document = docs::Document::openapi();
+    document.merge(v1().into_openapi());
+    document.merge(seed().into_openapi());
+    document
+}
+
+/// Everything that is served.
+pub fn router(api: Arc<Api>) -> Router {
+    let v1: Router<Shared> = v1().into();
+    let v1 = v1
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .layer(middleware::map_response(not_stored));
+    let seed: Router<Shared> = seed().into();
+    let seed = seed
+        .route("/app-deploy", post(seed::app_deploy))
+        .route("/job-status", post(seed::job_status))
+        .route("/set-available-apps", post(seed::set_available_apps))
+        .route("/get-available-apps", get(seed::get_available_apps))
+        .method_not_allowed_fallback(seed::method_not_allowed);
+    let document = bytes::Bytes::from(openapi().to_json().expect("the document can be written as JSON"));
+    let specification = get(move || {
+        let document = document.clone();
+        async move { ([(header::CONTENT_TYPE, "application/json")], document) }
+    });
+    let page: Router<Shared> = SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::from("/openapi.json")).into();
+    let page =
+        page.route("/openapi.json", specification).method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed });
+    Router::new()
+        .merge(v1)
+        .merge(seed)
+        .merge(page)
+        .fallback(|| async { ApiError::UnknownPath })
+        .layer(middleware::from_fn_with_state(api.clone(), observe::observe))
+        .with_state(api)
+}
+
+/// Answers of v1 are for whoever asked, now.
+async fn not_stored(mut response: Response) -> Response {
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}

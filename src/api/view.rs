@@ -1,0 +1,114 @@
+//! From what is stored to what is shown.
+
+use jiff::Timestamp;
+
+use crate::model::app::App;
+use crate::model::job::{Record, State};
+use crate::store::{Freeze, JobView, LockState, StoredApp};
+use crate::wire;
+
+/// Milliseconds since 1970 as RFC 3339 in UTC.
+pub(super) fn time(ms: u64) -> String {
+    let ms = i64::try_from(ms).unwrap_or(i64::MAX);
+    let at = Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX);
+    format!("{at:.3}")
+}
+
+/// Where a job is, without how it ended.
+pub(super) fn state(state: State) -> wire::JobState {
+    match state {
+        State::Queued => wire::JobState::Queued,
+        State::Starting => wire::JobState::Starting,
+        State::Running => wire::JobState::Running,
+        State::Canceling => wire::JobState::Canceling,
+        State::Ended(_) => wire::JobState::Finished,
+    }
+}
+
+/// The word for it in headers.
+pub(super) fn state_word(state: wire::JobState) -> &'static str {
+    match state {
+        wire::JobState::Queued => "queued",
+        wire::JobState::Starting => "starting",
+        wire::JobState::Running => "running",
+        wire::JobState::Canceling => "canceling",
+        wire::JobState::Finished => "finished",
+    }
+}
+
+fn record(record: Record) -> wire::Job {
+    wire::Job {
+        job_id: record.id.to_string(),
+        deployment_id: record.deployment_id.into(),
+        inventory: record.inventory.into(),
+        action: record.action.into(),
+        state: state(record.state),
+        outcome: record.state.outcome(),
+        exit_code: record.exit_code,
+        reason: record.reason,
+        created_at: time(record.created_ms),
+        started_at: record.started_ms.map(time),
+        ended_at: record.ended_ms.map(time),
+        fence: record.fence.map(|fence| fence.0),
+        image_digest: record.image_digest,
+        queue_position: None,
+        superseded_by: record.superseded_by.map(|job| job.to_string()),
+        output_bytes: 0,
+        progress: None,
+    }
+}
+
+/// A job.
+pub(super) fn job(view: JobView) -> wire::Job {
+    wire::Job {
+        output_bytes: view.output_bytes,
+        queue_position: view.queue_position,
+        // What was stored has been checked; a report of a later version that cannot be read is not worth an error.
+        progress: view.progress.and_then(|report| serde_json::from_value(report.into()).ok()),
+        ..record(view.record)
+    }
+}
+
+/// An app, without its secret.
+pub(super) fn app(stored: StoredApp) -> wire::AppView {
+    let App { deployment_id, inventory, action, vars } = stored.app;
+    wire::AppView {
+        deployment_id: deployment_id.into(),
+        inventory: inventory.into(),
+        action: action.into(),
+        vars: vars.into_iter().map(|(name, rule)| (name.into(), rule)).collect(),
+    }
+}
+
+/// A freeze.
+pub(super) fn freeze(freeze: Freeze) -> wire::FreezeView {
+    wire::FreezeView { reason: freeze.reason, by: freeze.by, until: freeze.until_ms.map(time) }
+}
+
+/// A lock, its queue and its freeze, at a moment by Redis' clock.
+pub(super) fn lock(lock: LockState, now_ms: u64) -> wire::LockView {
+    let since_ms = lock.record.as_ref().and_then(|record| record.locked_ms);
+    wire::LockView {
+        inventory: lock.inventory.into(),
+        job_id: lock.holder.map(|job| job.to_string()),
+        state: lock.record.as_ref().map(|record| state(record.state)),
+        fence: lock.record.as_ref().and_then(|record| record.fence).map(|fence| fence.0),
+        deployment_id: lock.record.map(|record| record.deployment_id.into()),
+        since: since_ms.map(time),
+        age_seconds: since_ms.map(|since| now_ms.saturating_sub(since) / 1000),
+        waiting: lock.waiting.iter().map(ToString::to_string).collect(),
+        freeze: lock.freeze.map(freeze),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_utc_with_milliseconds() {
+        assert_eq!(time(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(time(1_683_035_963_007), "2023-05-02T13:59:23.007Z");
+        assert!(time(u64::MAX).starts_with("9999-12-"));
+    }
+}

@@ -1,1 +1,0 @@
-//! Docker, by bollard.

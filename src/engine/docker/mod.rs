@@ -1,0 +1,305 @@
+//! Docker, by bollard: the only part that names it.
+//!
+//! - `errors.rs`: what Docker answers, sorted
+//! - `spec.rs`: a container as described to Docker, and as shown by it
+//! - `files.rs`: files into a container and out of it
+//! - `image.rs`: pulling
+//! - `output.rs`, `frames.rs`: following a log; the one call that does not go through bollard
+//!
+//! Requests bear no version, so each engine answers in its own; 1.41 (Docker 20.10) is the oldest that is known to do. Every
+//! call has a connection of its own: none waits for another, and following two hundred logs takes nothing from the rest.
+//! No state of the engine is kept here, not even its id: it may be replaced by another while we run.
+
+use std::future::Future;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::query_parameters as options;
+use futures::{StreamExt as _, TryStreamExt as _};
+
+use self::errors::Failure;
+use super::{Engine, EngineError, File, Found, Output, Pull, RegistryLogin, Result, Signal, Spec, container_name};
+use crate::model::ids::Instance;
+use crate::model::lock::Held;
+use crate::model::settle::Phase;
+
+mod errors;
+mod files;
+mod frames;
+mod image;
+mod output;
+mod spec;
+
+/// Where Docker listens when nothing else is said.
+const SOCKET: &str = "unix:///var/run/docker.sock";
+/// Bound on a question. An inspection waits while the engine starts that container, so it is not short.
+const QUESTION: Duration = Duration::from_secs(30);
+/// Bound on a call that changes something: the engine may have two hundred to start at once.
+const CHANGE: Duration = Duration::from_secs(120);
+/// Symbolic links that are followed to a file.
+const LINKS: usize = 8;
+/// Inspections at a time for one list.
+const INSPECTIONS: usize = 16;
+
+const FOLLOW: &str = "follow the container's output";
+
+/// A Docker engine. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Docker {
+    host: String,
+    client: OnceLock<bollard::Docker>,
+}
+
+impl Docker {
+    /// An engine at `unix:///…` or `tcp://…`; none: the usual socket. It need not be there yet: calls say so.
+    ///
+    /// # Errors
+    /// When the address is of neither kind.
+    pub fn connect(host: Option<&str>) -> Result<Self> {
+        let host = host.unwrap_or(SOCKET);
+        if !["unix:///", "tcp://", "http://"].iter().any(|scheme| host.starts_with(scheme)) {
+            return Err(EngineError::Refused {
+                doing: "connect",
+                cause: format!("engine.host is {host:?}; it must begin with unix:/// or tcp://"),
+            });
+        }
+        Ok(Self { host: host.to_owned(), client: OnceLock::new() })
+    }
+
+    /// bollard's client, made when the socket is first seen.
+    fn client(&self, doing: &'static str) -> Result<bollard::Docker> {
+        if let Some(client) = self.client.get() {
+            return Ok(client.clone());
+        }
+        let client = bollard::Docker::connect_with_host(&self.host)
+            .map_err(|error| Failure::from(error).sort(doing, ""))?
+            .with_timeout(CHANGE);
+        Ok(self.client.get_or_init(|| client).clone())
+    }
+
+    /// Bounds a whole call, its answer included.
+    async fn ask<T>(
+        &self,
+        bound: Duration,
+        call: impl Future<Output = std::result::Result<T, bollard::errors::Error>>,
+    ) -> std::result::Result<T, Failure> {
+        match tokio::time::timeout(bound, call).await {
+            Ok(answer) => answer.map_err(Failure::from),
+            Err(_) => Err(Failure::Silence(format!("no reply within {} s", bound.as_secs()))),
+        }
+    }
+
+    /// Archive of a path of a container, at most `most` bytes of it. None: there is no such path.
+    async fn archive(&self, container: &str, path: &str, most: u64) -> Result<Option<Vec<u8>>> {
+        const DOING: &str = "read a file of the container";
+        let client = self.client(DOING)?;
+        let read = async {
+            let query = options::DownloadFromContainerOptionsBuilder::new().path(path).build();
+            let mut body = client.download_from_container(container, Some(query));
+            let mut archive = Vec::new();
+            while let Some(part) = body.try_next().await? {
+                archive.extend_from_slice(&part);
+                if archive.len() as u64 >= most {
+                    break;
+                }
+            }
+            Ok(archive)
+        };
+        match self.ask(QUESTION, read).await {
+            Ok(archive) => Ok(Some(archive)),
+            Err(failure) => match failure.is_missing_path() {
+                true => Ok(None),
+                false => Err(failure.sort(DOING, container)),
+            },
+        }
+    }
+}
+
+#[async_trait]
+impl Engine for Docker {
+    async fn id(&self) -> Result<String> {
+        const DOING: &str = "ask for its id";
+        let info = self.ask(QUESTION, self.client(DOING)?.info()).await.map_err(|failure| failure.sort(DOING, ""))?;
+        info.id
+            .filter(|id| !id.is_empty())
+            .ok_or(EngineError::NotReached { doing: DOING, cause: "it told none".to_owned() })
+    }
+
+    async fn ensure_image(&self, image: &str, pull: Pull, login: Option<&RegistryLogin>) -> Result<String> {
+        self.ensure(image, pull, login).await
+    }
+
+    async fn create(&self, held: &Held, spec: &Spec) -> Result<String> {
+        const DOING: &str = "create the container";
+        if spec.labels.job != held.job() || spec.labels.inventory != *held.inventory() {
+            return Err(EngineError::Refused { doing: DOING, cause: "the lock is not for this container".to_owned() });
+        }
+        let name = container_name(&spec.labels.instance, &spec.labels.inventory);
+        let query = options::CreateContainerOptionsBuilder::new().name(&name).build();
+        let call = self.client(DOING)?;
+        match self.ask(CHANGE, call.create_container(Some(query), spec::body(spec))).await {
+            Ok(created) => Ok(created.id),
+            Err(Failure::Answer { status: 409, .. }) => Err(EngineError::NameTaken { name }),
+            Err(Failure::Answer { status: 404, message }) if message.contains("o such image") => {
+                Err(EngineError::NoImage { image: spec.image.clone(), cause: message })
+            }
+            Err(failure) => Err(failure.sort_launch(DOING, &name)),
+        }
+    }
+
+    async fn put_files(&self, container: &str, files: &[File]) -> Result<()> {
+        const DOING: &str = "put files into the container";
+        let archive =
+            files::pack(files).map_err(|error| EngineError::Refused { doing: DOING, cause: error.to_string() })?;
+        let query = options::UploadToContainerOptionsBuilder::new().path("/").build();
+        let client = self.client(DOING)?;
+        let call = client.upload_to_container(container, Some(query), bollard::body_full(archive.into()));
+        self.ask(CHANGE, call).await.map_err(|failure| failure.sort(DOING, container))
+    }
+
+    async fn read_file(&self, container: &str, path: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+        let mut path = path.to_owned();
+        for _ in 0..=LINKS {
+            let Some(archive) = self.archive(container, &path, limit.saturating_add(files::OVERHEAD)).await? else {
+                return Ok(None);
+            };
+            match files::unpack(&archive, limit) {
+                Ok(files::Entry::File(content)) => return Ok(Some(content)),
+                Ok(files::Entry::Link(to)) => path = files::resolve(&path, &to),
+                Ok(files::Entry::Other) => return Ok(None),
+                Err(error) => {
+                    return Err(EngineError::NotReached {
+                        doing: "read a file of the container",
+                        cause: format!("its archive is cut off or garbled: {error}"),
+                    });
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn start(&self, container: &str) -> Result<()> {
+        const DOING: &str = "start the container";
+        // Docker starts an ended container once more, so it is asked only about one that never ran. Between the two calls nobody
+        // else starts it: an adopter removes a container that it finds not started.
+        match self.inspect(container).await?.map(|found| found.phase) {
+            None => return Err(EngineError::NoContainer { container: container.to_owned() }),
+            Some(Phase::Running | Phase::Ended { .. }) => return Ok(()),
+            Some(Phase::Dying) => {
+                return Err(EngineError::Refused { doing: DOING, cause: "it is being removed".to_owned() });
+            }
+            Some(Phase::Created) => {}
+        }
+        let client = self.client(DOING)?;
+        self.ask(CHANGE, client.start_container(container, None::<options::StartContainerOptions>))
+            .await
+            .map_err(|failure| failure.sort_launch(DOING, container))
+    }
+
+    async fn inspect(&self, id_or_name: &str) -> Result<Option<Found>> {
+        const DOING: &str = "look at the container";
+        let client = self.client(DOING)?;
+        let call = client.inspect_container(id_or_name, None::<options::InspectContainerOptions>);
+        match self.ask(QUESTION, call).await {
+            Ok(shown) => match spec::found(shown) {
+                Some(found) => Ok(Some(found)),
+                None => Err(EngineError::NotReached { doing: DOING, cause: "its state cannot be read".to_owned() }),
+            },
+            Err(failure) => match failure.sort(DOING, id_or_name) {
+                EngineError::NoContainer { .. } => Ok(None),
+                error => Err(error),
+            },
+        }
+    }
+
+    async fn list(&self, instance: &Instance) -> Result<Vec<Found>> {
+        const DOING: &str = "list containers";
+        let filters = [("label".to_owned(), vec![format!("{}={instance}", spec::INSTANCE)])].into();
+        let query = options::ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        let client = self.client(DOING)?;
+        let listed =
+            self.ask(QUESTION, client.list_containers(Some(query))).await.map_err(|failure| failure.sort(DOING, ""))?;
+        futures::stream::iter(listed)
+            .map(|shown| async move {
+                match (spec::listed(&shown), shown.id) {
+                    (Some(found), _) => Ok(Some(found)),
+                    (None, Some(id)) => self.inspect(&id).await,
+                    (None, None) => Ok(None),
+                }
+            })
+            .buffered(INSPECTIONS)
+            .try_filter_map(|found| async move { Ok(found) })
+            .try_collect()
+            .await
+    }
+
+    async fn follow(&self, container: &str) -> Result<Output> {
+        output::follow(self.clone(), container).await
+    }
+
+    async fn wait(&self, container: &str, patience: Duration) -> Result<()> {
+        const DOING: &str = "wait for the container's end";
+        let query = options::WaitContainerOptionsBuilder::new().condition("not-running").build();
+        let mut answers = Box::pin(self.client(DOING)?.wait_container(container, Some(query)));
+        match tokio::time::timeout(patience, answers.next()).await {
+            Err(_) => {
+                let cause = format!("it still ran after {} ms", patience.as_millis());
+                Err(EngineError::NotReached { doing: DOING, cause })
+            }
+            // bollard tells an exit code other than 0 as an error.
+            Ok(Some(Ok(_) | Err(bollard::errors::Error::DockerContainerWaitError { .. }))) => Ok(()),
+            Ok(Some(Err(error))) => Err(Failure::from(error).sort(DOING, container)),
+            Ok(None) => Err(EngineError::NotReached { doing: DOING, cause: "the connection was closed".to_owned() }),
+        }
+    }
+
+    async fn signal(&self, container: &str, signal: Signal) -> Result<()> {
+        const DOING: &str = "send the container a signal";
+        let name = match signal {
+            Signal::Term => "SIGTERM",
+            Signal::Kill => "SIGKILL",
+        };
+        let query = options::KillContainerOptionsBuilder::new().signal(name).build();
+        let client = self.client(DOING)?;
+        match self.ask(CHANGE, client.kill_container(container, Some(query))).await {
+            // 409: it does not run.
+            Ok(()) | Err(Failure::Answer { status: 404 | 409, .. }) => Ok(()),
+            Err(failure) => Err(failure.sort(DOING, container)),
+        }
+    }
+
+    async fn rename(&self, container: &str, name: &str) -> Result<()> {
+        const DOING: &str = "rename the container";
+        let query = options::RenameContainerOptionsBuilder::new().name(name).build();
+        let client = self.client(DOING)?;
+        let failure = match self.ask(CHANGE, client.rename_container(container, query)).await {
+            Ok(()) => return Ok(()),
+            Err(failure) => failure,
+        };
+        match failure {
+            Failure::Answer { status: 404, .. } => Ok(()),
+            // The name is taken, or is the container's own already (which Docker 20.10 answers with 400).
+            Failure::Answer { status: 400 | 409, .. } => match self.inspect(container).await? {
+                None => Ok(()),
+                Some(found) if found.name == name => Ok(()),
+                Some(_) if matches!(failure, Failure::Answer { status: 409, .. }) => {
+                    Err(EngineError::NameTaken { name: name.to_owned() })
+                }
+                Some(_) => Err(failure.sort(DOING, container)),
+            },
+            failure => Err(failure.sort(DOING, container)),
+        }
+    }
+
+    async fn remove(&self, container: &str) -> Result<()> {
+        const DOING: &str = "remove the container";
+        let query = options::RemoveContainerOptionsBuilder::new().v(true).force(false).build();
+        let client = self.client(DOING)?;
+        match self.ask(CHANGE, client.remove_container(container, Some(query))).await {
+            Ok(()) | Err(Failure::Answer { status: 404, .. }) => Ok(()),
+            Err(Failure::Answer { status: 409, message }) if message.contains("already in progress") => Ok(()),
+            Err(failure) => Err(failure.sort(DOING, container)),
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! A container's log as one stream of bytes, read straight from the engine's socket.
+//!
+//! Docker sends every piece that the container wrote, a line most often, as a chunk of its own, and hyper hands each chunk from
+//! one task to another: that costs more than all the rest, and a flood of short lines is read at a third of the rate of `docker logs`.
+//! So this one call, which is all about bytes, is not made through bollard: what has arrived is read and unpacked together. A line that
+//! comes alone goes on at once, and a log that is silent holds no buffer.
+//!
+//! A follower may end early: Docker 20.10 now and then ends it, as if all were told, when the container ends while the follower is
+//! still behind. So pieces are asked for with their times, and at the end the time of the last one is compared with that of the
+//! log's last line; when they differ, the end is trouble, and whoever follows begins again where he was.
+//!
+//! Docker's followers have been known not to end with their container, and a connection to a host that vanished never
+//! ends. So a log that is silent for [`SILENCE`] is compared with its container.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::{FutureExt as _, stream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::errors::Failure;
+use super::frames::{Frames, Garbled};
+use super::{Docker, FOLLOW, QUESTION};
+use crate::engine::{Engine as _, EngineError, Output, Result};
+use crate::model::settle::Phase;
+
+/// Bytes that are read at a time.
+const READ: usize = 64 * 1024;
+/// The longest head of a reply, or text of a refusal, that is read, in bytes.
+const HEAD_MAX: usize = 16 * 1024;
+/// Silence after which the container is looked at.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How long the log of a container that does not run may still take to end.
+const END_LAG: Duration = Duration::from_secs(5);
+
+enum Socket {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Socket {
+    async fn connect(host: &str) -> io::Result<Self> {
+        if let Some(path) = host.strip_prefix("unix://") {
+            return Ok(Self::Unix(UnixStream::connect(path).await?));
+        }
+        let address = host.split_once("://").map_or(host, |(_, address)| address).trim_end_matches('/');
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self::Tcp(stream))
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.write_all(bytes).await,
+            Self::Tcp(stream) => stream.write_all(bytes).await,
+        }
+    }
+
+    /// Waits until there is something to read; only then is there a buffer for it.
+    async fn receive(&mut self) -> io::Result<BytesMut> {
+        loop {
+            match self {
+                Self::Unix(stream) => stream.readable().await?,
+                Self::Tcp(stream) => stream.readable().await?,
+            }
+            let mut bytes = BytesMut::with_capacity(READ);
+            let stream: &mut (dyn AsyncRead + Send + Unpin) = match self {
+                Self::Unix(stream) => stream,
+                Self::Tcp(stream) => stream,
+            };
+            match stream.read_buf(&mut bytes).now_or_never() {
+                Some(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Some(Ok(_)) => return Ok(bytes),
+                Some(Err(error)) => return Err(error),
+                // Nothing there after all, or the task has had its share of the thread: asking again at once would not end.
+                None => tokio::task::yield_now().await,
+            }
+        }
+    }
+}
+
+struct Reader {
+    docker: Docker,
+    container: String,
+    /// None once there is nothing more to read.
+    socket: Option<Socket>,
+    frames: Frames,
+    /// Came together with the head.
+    ahead: BytesMut,
+    trouble: Option<EngineError>,
+}
+
+/// Opens a container's log.
+pub(super) async fn follow(docker: Docker, container: &str) -> Result<Output> {
+    let (socket, ahead) = open(&docker, container, "follow=true&tail=all").await?;
+    let reader = Reader {
+        docker,
+        container: container.to_owned(),
+        socket: Some(socket),
+        frames: Frames::default(),
+        ahead,
+        trouble: None,
+    };
+    Ok(Box::pin(stream::unfold(reader, |mut reader| async move {
+        let piece = reader.piece().await?;
+        Some((piece, reader))
+    })))
+}
+
+/// Asks for the log, within a bound; returns what follows the head of the reply, once it is known to be one.
+async fn open(docker: &Docker, container: &str, how: &str) -> Result<(Socket, BytesMut)> {
+    let opened = tokio::time::timeout(QUESTION, ask(&docker.host, container, how)).await;
+    let opened = opened.unwrap_or_else(|_| Err(Failure::Silence(format!("no reply within {} s", QUESTION.as_secs()))));
+    opened.map_err(|failure| failure.sort(FOLLOW, container))
+}
+
+async fn ask(host: &str, container: &str, how: &str) -> std::result::Result<(Socket, BytesMut), Failure> {
+    let lost = |error: io::Error| Failure::Silence(error.to_string());
+    let mut socket = Socket::connect(host).await.map_err(lost)?;
+    let request = format!(
+        "GET /containers/{container}/logs?stdout=true&stderr=true&timestamps=true&{how} HTTP/1.1\r\nHost: docker\r\nAccept: */*\r\n\r\n"
+    );
+    socket.send(request.as_bytes()).await.map_err(lost)?;
+    let mut head = BytesMut::new();
+    let end = loop {
+        head.extend_from_slice(&socket.receive().await.map_err(lost)?);
+        if let Some(at) = head.windows(4).position(|four| four == b"\r\n\r\n") {
+            break at + 4;
+        }
+        if head.len() > HEAD_MAX {
+            return Err(Failure::Silence("the head of its reply has no end".to_owned()));
+        }
+    };
+    let mut body = head.split_off(end);
+    let head = Head::read(&String::from_utf8_lossy(&head))
+        .ok_or_else(|| Failure::Silence("its reply is not HTTP/1.1".to_owned()))?;
+    match head.status {
+        200 if head.chunked => Ok((socket, body)),
+        200 => Err(Failure::Silence("its reply is not chunked, so that its end could not be told".to_owned())),
+        status => {
+            while body.len() < head.length.min(HEAD_MAX) {
+                body.extend_from_slice(&socket.receive().await.map_err(lost)?);
+            }
+            Err(Failure::Answer { status, message: super::errors::message(&body) })
+        }
+    }
+}
+
+/// What matters in the head of a reply.
+struct Head {
+    status: u16,
+    chunked: bool,
+    length: usize,
+}
+
+impl Head {
+    fn read(text: &str) -> Option<Self> {
+        let mut lines = text.split("\r\n");
+        let status = lines.next()?.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+        let mut head = Self { status, chunked: false, length: 0 };
+        for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+            let value = value.trim();
+            if name.eq_ignore_ascii_case("transfer-encoding") {
+                head.chunked = value.eq_ignore_ascii_case("chunked");
+            } else if name.eq_ignore_ascii_case("content-length") {
+                head.length = value.parse().ok()?;
+            }
+        }
+        Some(head)
+    }
+}
+
+impl Reader {
+    /// The next piece, or an error after which nothing follows, or none at the end.
+    async fn piece(&mut self) -> Option<Result<Bytes>> {
+        let mut output = BytesMut::new();
+        while output.is_empty() {
+            if let Some(trouble) = self.trouble.take() {
+                return Some(Err(trouble));
+            }
+            let mut socket = self.socket.take()?;
+            let received = match self.ahead.is_empty() {
+                true => self.receive(&mut socket).await,
+                false => Ok(std::mem::take(&mut self.ahead)),
+            };
+            let taken = received.and_then(|bytes| {
+                output.reserve(bytes.len());
+                self.frames.push(&bytes, &mut output).map_err(garbled)
+            });
+            match taken {
+                Ok(()) if self.frames.is_over() => self.trouble = self.early_end().await.err(),
+                Ok(()) => self.socket = Some(socket),
+                // What came before the trouble is handed on first.
+                Err(trouble) => self.trouble = Some(trouble),
+            }
+        }
+        Some(Ok(output.freeze()))
+    }
+
+    /// Whether the last piece was the log's last line.
+    async fn early_end(&self) -> Result<()> {
+        let (mut socket, mut bytes) = open(&self.docker, &self.container, "tail=1").await?;
+        let (mut frames, mut line) = (Frames::default(), BytesMut::new());
+        loop {
+            frames.push(&bytes, &mut line).map_err(garbled)?;
+            if frames.is_over() {
+                break;
+            }
+            bytes = self.receive(&mut socket).await?;
+        }
+        if frames.last_stamp() == self.frames.last_stamp() {
+            return Ok(());
+        }
+        Err(EngineError::NotReached { doing: FOLLOW, cause: "it ended before the log's last line".to_owned() })
+    }
+
+    async fn receive(&self, socket: &mut Socket) -> Result<BytesMut> {
+        loop {
+            let lost = |cause: String| EngineError::NotReached { doing: FOLLOW, cause };
+            if let Ok(received) = tokio::time::timeout(SILENCE, socket.receive()).await {
+                return received.map_err(|error| lost(error.to_string()));
+            }
+            match self.docker.inspect(&self.container).await?.map(|found| found.phase) {
+                Some(Phase::Created | Phase::Running) => {}
+                Some(Phase::Ended { .. } | Phase::Dying) | None => {
+                    return match tokio::time::timeout(END_LAG, socket.receive()).await {
+                        Ok(received) => received.map_err(|error| lost(error.to_string())),
+                        Err(_) => Err(lost("the container ended and its log did not".to_owned())),
+                    };
+                }
+            }
+        }
+    }
+}
+
+fn garbled(garbled: Garbled) -> EngineError {
+    let cause = match garbled {
+        Garbled::Told(told) => told,
+        Garbled::Format(what) => format!("its log is garbled: {what}"),
+    };
+    EngineError::NotReached { doing: FOLLOW, cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads() {
+        let head = Head::read("HTTP/1.1 200 OK\r\nServer: x\r\ntransfer-encoding: chunked\r\n\r\n").expect("a head");
+        assert_eq!((head.status, head.chunked), (200, true));
+        let head = Head::read("HTTP/1.1 404 Not Found\r\nContent-Length: 12\r\n\r\n").expect("a head");
+        assert_eq!((head.status, head.chunked, head.length), (404, false, 12));
+        for bad in ["", "HTTP/1.1 ", "HTTP/1.1 2", "HTTP/2 200 OK", "SSH-2.0", "HTTP/1.1 abc"] {
+            assert!(Head::read(bad).is_none(), "{bad}");
+        }
+    }
+}
