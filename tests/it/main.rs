@@ -7,4 +7,5 @@ mod dispatch;
 mod e2e;
 mod self_deploy;
 mod serve;
+mod store;
 mod support;
