@@ -3,5 +3,6 @@
 mod config;
 mod dispatch;
 mod e2e;
+mod engine;
 mod self_deploy;
 mod support;
