@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod dispatch;
 mod e2e;
+mod engine;
 mod self_deploy;
 mod serve;
 mod store;
