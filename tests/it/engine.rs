@@ -427,7 +427,8 @@ async fn waiting_ends_with_the_container_or_the_patience(subject: Subject) {
     let wait = subject.engine.wait(&container, LONG);
     let kill = subject.engine.signal(&container, Signal::Kill);
     let (waited, killed) = tokio::join!(wait, kill);
-    (waited.expect("it ends"), killed.expect("sent"));
+    waited.expect("it ends");
+    killed.expect("sent");
     subject.engine.wait(&container, Duration::from_secs(10)).await.expect("it has ended");
     let found = subject.engine.inspect(&container).await.expect("the engine answers").expect("there");
     assert_eq!(found.phase, Phase::Ended { exit_code: 137 });
