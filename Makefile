@@ -21,7 +21,7 @@ insight: ## RedisInsight at http://localhost:8001 (its image comes from a regist
 	@scripts/run.sh insight
 
 test: ## everything: rules, Redis, engine, API, Ansible over SSH
-	@scripts/setup.sh
+	@scripts/setup.sh tests
 	@scripts/test.sh
 
 test-ansible: ## the tests of ansible/ alone

@@ -6,6 +6,7 @@ set -euo pipefail
 
 BASE_REGISTRY=debian:bookworm-slim
 BASE_LOCAL=lockstep-base:bookworm
+SCHEMATHESIS=4.32.5
 DOCKERD_LOG=/var/log/lockstep-dockerd.log
 
 # package <command> <package>…: names the packages whose command is missing.
@@ -23,7 +24,8 @@ install_packages() {
     package http httpie
     package jq jq
     package wrk wrk
-    package python3 python3 python3-venv
+    package python3 python3
+    python3 -c 'import ensurepip' 2>/dev/null || printf '%s\n' python3-venv
     package gcc gcc libc6-dev
     docker compose version >/dev/null 2>&1 || package docker-compose docker-compose
   )
@@ -156,10 +158,13 @@ make_keys() {
   if is_root; then chown -R 10001 "$ssh"; fi
 }
 
-install_cargo_tools() {
-  have cargo || return 0
-  [ -n "${CI:-}" ] || [ "${1:-}" = tools ] || return 0
-  have cargo-nextest || step "Install cargo-nextest" cargo install --locked cargo-nextest
+# What only tests need.
+install_test_tools() {
+  local venv=$ROOT/.tools/schemathesis
+  if have cargo && ! have cargo-nextest; then step "Install cargo-nextest" cargo install --locked cargo-nextest; fi
+  [ -x "$venv/bin/schemathesis" ] && return
+  rm -rf "$venv"
+  step "Install schemathesis" bash -c "python3 -m venv '$venv' && '$venv/bin/pip' install -q 'schemathesis==$SCHEMATHESIS'"
 }
 
 cd "$ROOT"
@@ -170,4 +175,4 @@ build_images
 "$ROOT/scripts/certificate.sh" >/dev/null
 make_secrets
 make_keys
-install_cargo_tools "$@"
+if [ "${1:-}" = tests ]; then install_test_tools; fi

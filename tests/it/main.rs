@@ -6,6 +6,7 @@ mod config;
 mod dispatch;
 mod e2e;
 mod engine;
+mod schema;
 mod self_deploy;
 mod serve;
 mod store;
