@@ -6,6 +6,8 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 LOG_DIR=$ROOT/.demo/log
 # Every image and network made here carries this label, so that `make stop` finds its own and nothing else.
 LABEL=lockstep.project=lockstep
+# The same whatever the folder is called; as a variable, because compose 1.29 knows no `name` in the file.
+export COMPOSE_PROJECT_NAME=lockstep
 # BuildKit is used where the CLI has it; the CLI's notice that it has not is of no use to anybody.
 export BUILDKIT_PROGRESS=plain
 

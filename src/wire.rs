@@ -227,7 +227,7 @@ pub struct LockList {
 #[serde(deny_unknown_fields)]
 pub struct UnlockRequest {
     /// Why, for the audit log. 1 to 500 characters.
-    #[schema(min_length = 1, max_length = 500)]
+    #[schema(min_length = 1, max_length = 500, pattern = r"^[^\u0000-\u001F\u007F-\u009F]*$")]
     pub reason: String,
     /// Kill the holder's container, if it runs.
     #[serde(default)]
@@ -260,7 +260,7 @@ pub struct FreezeView {
 #[serde(deny_unknown_fields)]
 pub struct FreezeRequest {
     /// Why; shown to whoever is refused. 1 to 500 characters.
-    #[schema(min_length = 1, max_length = 500)]
+    #[schema(min_length = 1, max_length = 500, pattern = r"^[^\u0000-\u001F\u007F-\u009F]*$")]
     pub reason: String,
     /// Seconds until it ends by itself; none: until it is lifted. At most a year.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use axum::extract::State;
 use serde::Deserialize;
 use serde_json::Value;
+use utoipa::openapi::Ref;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 
 use super::auth::{Feeder, Operator};
 use super::docs::{Guarded, WithBody};
@@ -119,8 +121,19 @@ pub(super) struct FeedEntry {
     #[schema(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
     inventory: String,
     /// One of `runner.actions`; `app-deploy` unless given.
-    #[schema(example = "app-deploy")]
+    #[schema(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", example = "app-deploy")]
     action: Option<String>,
     /// Variables that requests may set.
-    vars: Option<std::collections::BTreeMap<String, crate::model::app::VarRule>>,
+    #[schema(schema_with = vars)]
+    vars: Option<()>,
+}
+
+fn vars() -> Schema {
+    let name = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"));
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Object, Type::Null]))
+        .description(Some("Variables that requests may set; names that begin with ansible_ or lockstep_ are refused."))
+        .property_names(Some(name))
+        .additional_properties(Some(Ref::from_schema_name("VarRule")))
+        .into()
 }

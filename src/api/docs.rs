@@ -51,7 +51,7 @@ pub(super) struct InventoryPath {
         (name = "operations", description = "Health, readiness, metrics"),
         (name = "seed", description = "The endpoints that existing clients use"),
     ),
-    components(schemas(crate::wire::Problem, super::error::SeedRefusal)),
+    components(schemas(crate::wire::Problem, super::problem::SeedRefusal)),
     modifiers(&Credentials),
 )]
 pub(super) struct Document;

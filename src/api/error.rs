@@ -1,15 +1,11 @@
 //! Errors as clients see them: one enum, one exhaustive match to status, type, title and detail.
 //!
 //! A client is told what happened and what to do; what happened inside stands in the log, with the whole chain, once, here.
-//! v1 answers with `application/problem+json` (RFC 9457), the seed's endpoints with `{"status":"error","error":"…"}`: the
-//! same face in two forms.
+//! `problem` writes the same face in two forms.
 
 use std::borrow::Cow;
 
-use axum::body::Body;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use axum::http::StatusCode;
 
 use crate::dispatch::Refusal;
 use crate::engine::EngineError;
@@ -17,7 +13,6 @@ use crate::model::app::FeedError;
 use crate::model::ids::JobId;
 use crate::model::vars::VarError;
 use crate::store::{Freeze, StoreError};
-use crate::wire::Problem;
 
 /// Seconds after which trouble that may pass is worth another try.
 const RETRY_AFTER: u64 = 2;
@@ -134,12 +129,14 @@ pub(super) struct Face {
     pub(super) retry_after: Option<u64>,
     /// The seed's endpoints answer a refusal, being an answer to a request of the right form, with 200.
     pub(super) refusal: bool,
+    /// What the seed's endpoints say instead of `detail`, word for word.
+    pub(super) seed: Option<&'static str>,
     pub(super) job: Option<JobId>,
 }
 
 impl Face {
     fn new(status: StatusCode, word: &'static str, title: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, word, title, detail: detail.into(), retry_after: None, refusal: false, job: None }
+        Self { status, word, title, detail: detail.into(), retry_after: None, refusal: false, seed: None, job: None }
     }
 
     fn passing(word: &'static str, title: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
@@ -246,11 +243,12 @@ impl ApiError {
             Self::JobEnded => Face::new(S::CONFLICT, "job-ended", "The job is over", "Nothing can be added to a job that is over."),
             Self::Busy(job) => Face {
                 job: *job,
+                seed: Some("App deployment is already running"),
                 ..Face::new(
                     S::CONFLICT,
                     "busy",
                     "The inventory is taken by another job",
-                    "App deployment is already running",
+                    "Wait until that job is over, or ask with when_busy \"queue\" or \"fifo\" to have this one wait.",
                 )
                 .refusal()
             },
@@ -338,7 +336,7 @@ impl ApiError {
     }
 
     /// Writes down what the client is not told.
-    fn log(&self, face: &Face) {
+    pub(super) fn log(&self, face: &Face) {
         match self {
             Self::Store(error) => {
                 tracing::warn!(error = %chain(error), answer = face.word, "Redis did not do what a request needs")
@@ -372,88 +370,93 @@ fn cut(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(REPEATED_MAX).collect()
 }
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        let face = self.face();
-        self.log(&face);
-        let problem = Problem {
-            kind: format!("{}{}", Problem::PREFIX, face.word),
-            title: face.title.to_owned(),
-            status: face.status.as_u16(),
-            detail: face.detail.clone().into_owned(),
-            job_id: face.job.map(|job| job.to_string()),
-        };
-        let mut response = answer(face.status, "application/problem+json", &problem);
-        if let Self::Unauthorized(_) = self {
-            const BOTH: &str = r#"Basic realm="lockstep", charset="UTF-8", Bearer realm="lockstep""#;
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(BOTH));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What clients may rely on, line by line: status, word, whether the seed's endpoints answer it with 200, Retry-After.
+    #[test]
+    fn the_mapping_is_as_published() {
+        let job = JobId::new(1, 1);
+        let freeze = Freeze { reason: "audit\n".into(), by: "ada".into(), until_ms: None };
+        let feed = FeedError::NotAnArray;
+        let inside = || "secret inside".to_owned();
+        let errors = [
+            ApiError::MalformedBody("x".into()),
+            ApiError::Invalid("x".into()),
+            ApiError::TooLarge(1),
+            ApiError::SlowBody,
+            ApiError::WrongMediaType,
+            ApiError::Unauthorized(Wanted::App),
+            ApiError::Forbidden("x"),
+            ApiError::Barred(60),
+            ApiError::NoApps,
+            ApiError::UnknownPath,
+            ApiError::MethodNotAllowed,
+            ApiError::UnknownJob,
+            ApiError::UnknownApp,
+            ApiError::NotLocked,
+            ApiError::NotFrozen,
+            ApiError::JobEnded,
+            ApiError::Busy(Some(job)),
+            ApiError::Frozen(freeze),
+            ApiError::KeyReused,
+            ApiError::Vars(VarError::NotScalar("v".into())),
+            ApiError::Feed(feed),
+            ApiError::Shrunken(7),
+            ApiError::StillRunning(job),
+            ApiError::OffsetBeyondEnd(3),
+            ApiError::Store(StoreError::NotReached(inside())),
+            ApiError::Store(StoreError::Epoch),
+            ApiError::Store(StoreError::Stale(inside())),
+            ApiError::Store(StoreError::Unreadable(inside())),
+            ApiError::Engine(EngineError::NotReached { doing: "x", cause: inside() }),
+            ApiError::Engine(EngineError::Refused { doing: "x", cause: inside() }),
+            ApiError::NotReady("shutting down"),
+            ApiError::Internal(inside()),
+        ];
+        let mut table = String::new();
+        for error in errors {
+            let face = error.face();
+            assert!(!face.detail.contains("secret inside"), "{face:?}");
+            assert!(!face.detail.chars().any(char::is_control), "{face:?}");
+            let refusal = if face.refusal { " refusal" } else { "" };
+            let retry = face.retry_after.map_or(String::new(), |seconds| format!(" retry {seconds}"));
+            table += &format!("{} {}{refusal}{retry}\n", face.status.as_u16(), face.word);
         }
-        if let Self::OffsetBeyondEnd(length) = self
-            && let Ok(range) = HeaderValue::try_from(format!("bytes */{length}"))
-        {
-            response.headers_mut().insert(header::CONTENT_RANGE, range);
-        }
-        with_retry_after(response, face.retry_after)
+        insta::assert_snapshot!(table, @r"
+        400 malformed-body
+        422 invalid
+        413 too-large
+        408 timeout
+        415 wrong-media-type
+        401 unauthorized refusal
+        403 forbidden refusal
+        429 barred retry 60
+        503 no-apps retry 2
+        404 unknown-path
+        405 method-not-allowed
+        404 unknown-job refusal
+        404 unknown-app
+        404 not-locked
+        404 not-frozen
+        409 job-ended
+        409 busy refusal
+        409 frozen refusal
+        422 key-reused
+        422 vars
+        422 invalid-feed
+        409 shrunken-list refusal
+        409 still-running
+        416 offset-beyond-end
+        503 unavailable retry 2
+        503 unavailable retry 2
+        503 unavailable retry 2
+        500 unreadable
+        503 unavailable retry 2
+        500 engine-refused
+        503 unavailable retry 2
+        500 internal
+        ");
     }
-}
-
-/// An error in the seed's form.
-#[derive(Debug)]
-pub(super) struct SeedError {
-    error: ApiError,
-    /// `/job-status/`: existing clients give up on an answer without a string `output`.
-    output: bool,
-}
-
-impl SeedError {
-    /// As every endpoint but one gives it.
-    pub(super) fn plain(error: impl Into<ApiError>) -> Self {
-        Self { error: error.into(), output: false }
-    }
-
-    /// As `/job-status/` gives it: with an empty `output`.
-    pub(super) fn with_output(error: impl Into<ApiError>) -> Self {
-        Self { error: error.into(), output: true }
-    }
-}
-
-/// `{"error":"…","status":"error"}`, and `output` where a job was asked about.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-pub(super) struct SeedRefusal {
-    /// What happened, and what to do.
-    #[schema(value_type = String)]
-    pub error: Cow<'static, str>,
-    /// Always empty; there in answers of `/job-status/`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub output: Option<&'static str>,
-    /// Always `error`.
-    #[schema(value_type = String)]
-    pub status: &'static str,
-}
-
-impl IntoResponse for SeedError {
-    fn into_response(self) -> Response {
-        let face = self.error.face();
-        self.error.log(&face);
-        let status = if face.refusal { StatusCode::OK } else { face.status };
-        let body = SeedRefusal { error: face.detail, output: self.output.then_some(""), status: "error" };
-        with_retry_after(answer(status, "application/json", &body), face.retry_after)
-    }
-}
-
-fn with_retry_after(mut response: Response, seconds: Option<u64>) -> Response {
-    if let Some(seconds) = seconds {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
-    }
-    response
-}
-
-/// A JSON answer.
-pub(super) fn answer(status: StatusCode, kind: &'static str, body: &impl Serialize) -> Response {
-    let body = serde_json::to_vec(body).expect("answers are structs of strings and numbers");
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
 }

@@ -28,7 +28,7 @@ use super::auth::Claim;
 use super::docs::{Guarded, JobPath, OfJob};
 use super::error::ApiError;
 use super::extract::{Named, Query};
-use super::output::whole_characters;
+use super::output::{offset, whole_characters};
 use super::{Shared, view};
 use crate::model::ids::JobId;
 use crate::store::{JobView, News, StoreError};
@@ -50,7 +50,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Begin {
     /// First byte of the output to send; 0 unless given. `Last-Event-ID` counts more
     #[serde(default)]
-    #[param(minimum = 0)]
+    #[param(minimum = 0, maximum = 9_007_199_254_740_991_i64)]
     offset: u64,
 }
 
@@ -74,7 +74,7 @@ pub(super) async fn events(
     headers: HeaderMap,
     claim: Claim,
 ) -> Result<Response, ApiError> {
-    let offset = last_event_id(&headers)?.unwrap_or(begin.offset).min(i64::MAX as u64 / 2);
+    let offset = offset(last_event_id(&headers)?.unwrap_or(begin.offset))?;
     // Listening begins before the first look, so that nothing falls in between.
     let news = api.dispatcher.store().news(job);
     let (_, found) = api.job_of(claim, job).await?;

@@ -139,6 +139,7 @@ impl<T: DeserializeOwned + Default> FromRequest<Shared> for OptionalJson<T> {
     async fn from_request(request: Request, _: &Shared) -> Result<Self, ApiError> {
         match json_body(request, BODY_MAX).await? {
             None => Ok(Self(T::default())),
+            Some(bytes) if bytes.trim_ascii() == b"null" => Ok(Self(T::default())),
             Some(bytes) => parse_object(&bytes).map(Self),
         }
     }

@@ -1,31 +1,26 @@
-//! Jobs in v1: submit, read, list, cancel, and the container's own report.
+//! Jobs in v1: submit, read, cancel, and the container's own report.
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::auth::{App, Caller, Claim, Operator, Reporter, peer};
+use super::auth::{Caller, Claim, Operator, Reporter, peer};
 use super::docs::{AppPath, Guarded, JobPath, OfJob, WithBody};
-use super::error::{ApiError, answer};
-use super::extract::{Json, Named, OptionalJson, Query};
+use super::error::ApiError;
+use super::extract::{Json, Named, OptionalJson};
+use super::problem::answer;
 use super::{Api, Shared, view};
 use crate::clock;
 use crate::dispatch::{Accepted, Refusal, Request};
 use crate::model::app;
 use crate::model::ids::{DeploymentId, JobId};
-use crate::model::job::{Outcome, State as JobState};
 use crate::model::mask::Masker;
-use crate::store::{JobFilter, JobView};
-use crate::wire::{self, Job, JobPage, JobRequest, Problem, Progress};
+use crate::store::JobView;
+use crate::wire::{self, Job, JobRequest, Problem, Progress};
 
-/// How many jobs a page has unless the request says otherwise.
-const PAGE: usize = 50;
-/// The most jobs that a page may have.
-const PAGE_MAX: usize = 200;
 /// The longest `Idempotency-Key`, in characters.
 const KEY_MAX: usize = 255;
 
@@ -213,102 +208,6 @@ pub(super) async fn cancel(
     Ok((StatusCode::ACCEPTED, axum::Json(view::job(found))))
 }
 
-/// Filter of the list of jobs.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Filter {
-    /// Only of this app
-    #[param(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-    deployment_id: Option<String>,
-    /// Only of this inventory
-    #[param(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-    inventory: Option<String>,
-    /// Only in one of these states or with one of these outcomes; several are separated by commas
-    #[param(
-        pattern = r"^(queued|starting|running|canceling|finished|succeeded|failed|canceled|timed_out|superseded|lost)(,(queued|starting|running|canceling|finished|succeeded|failed|canceled|timed_out|superseded|lost))*$"
-    )]
-    state: Option<String>,
-    /// `cursor` of the page before
-    #[param(pattern = r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$")]
-    cursor: Option<String>,
-    /// Jobs per page; 50 unless given
-    #[param(minimum = 1, maximum = 200)]
-    limit: Option<usize>,
-}
-
-impl Filter {
-    fn read(self) -> Result<JobFilter, ApiError> {
-        fn name<T: TryFrom<String, Error = crate::model::ids::NameError>>(
-            what: &str,
-            text: Option<String>,
-        ) -> Result<Option<T>, ApiError> {
-            text.map(T::try_from).transpose().map_err(|error| ApiError::Invalid(format!("{what} {error}")))
-        }
-        let limit = self.limit.unwrap_or(PAGE);
-        if !(1..=PAGE_MAX).contains(&limit) {
-            return Err(ApiError::Invalid(format!("limit must be 1 to {PAGE_MAX}")));
-        }
-        let before = self.cursor.map(|text| text.parse()).transpose();
-        Ok(JobFilter {
-            deployment_id: name("deployment_id", self.deployment_id)?,
-            inventory: name("inventory", self.inventory)?,
-            states: self.state.as_deref().map_or(Ok(vec![]), states)?,
-            before: before.map_err(|error| ApiError::Invalid(format!("cursor {error}")))?,
-            limit,
-        })
-    }
-}
-
-fn states(text: &str) -> Result<Vec<String>, ApiError> {
-    const OUTCOMES: [Outcome; 6] =
-        [Outcome::Succeeded, Outcome::Failed, Outcome::Canceled, Outcome::TimedOut, Outcome::Superseded, Outcome::Lost];
-    let mut words = Vec::new();
-    for word in text.split(',') {
-        if word == "finished" {
-            words.extend(OUTCOMES.map(|outcome| outcome.word().to_owned()));
-        } else if word.parse::<JobState>().is_ok() {
-            words.push(word.to_owned());
-        } else {
-            let known = "queued, starting, running, canceling, finished, succeeded, failed, canceled, timed_out, superseded, lost";
-            return Err(ApiError::Invalid(format!("state must be one or more of {known}, separated by commas")));
-        }
-    }
-    words.sort();
-    words.dedup();
-    Ok(words)
-}
-
-/// List jobs, newest first
-///
-/// An app sees its own jobs, an operator all of them.
-#[utoipa::path(
-    get, path = "/api/v1/jobs", tag = "jobs", operation_id = "jobs",
-    params(Filter),
-    responses((status = 200, description = "A page of jobs", body = JobPage), Guarded),
-    security(("app" = []), ("operator" = [])),
-)]
-pub(super) async fn list(
-    State(api): State<Shared>,
-    Query(filter): Query<Filter>,
-    caller: Caller,
-) -> Result<axum::Json<JobPage>, ApiError> {
-    let mut filter = filter.read()?;
-    if let Caller::App(own) = &caller {
-        let App { app, .. } = own.as_ref();
-        let others = filter.deployment_id.as_ref().is_some_and(|id| *id != app.deployment_id)
-            || filter.inventory.as_ref().is_some_and(|inventory| *inventory != app.inventory);
-        if others {
-            return Ok(axum::Json(JobPage { jobs: vec![], cursor: None }));
-        }
-        filter.deployment_id = Some(app.deployment_id.clone());
-        filter.inventory = Some(app.inventory.clone());
-    }
-    let found = api.dispatcher.store().jobs(&filter).await?;
-    let cursor = (found.len() >= filter.limit).then(|| found.last().map(|last| last.record.id.to_string())).flatten();
-    Ok(axum::Json(JobPage { jobs: found.into_iter().map(view::job).collect(), cursor }))
-}
-
 /// Report progress
 ///
 /// For the container, with its job's token. A field that is there replaces the stored one. Best effort: a report that is lost
@@ -396,32 +295,6 @@ mod tests {
         assert_eq!(read(&[b"run-7/1"]), Ok(Some("run-7/1".to_owned())));
         for bad in [&[b"".as_slice()][..], &[b"a b"], &["é".as_bytes()], &[&[b'x'; 256]], &[b"a", b"b"]] {
             assert_eq!(read(bad), Err(()), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn the_filter_is_checked() {
-        let read = |query: &str| {
-            let uri = format!("/?{query}").parse().expect("a URI");
-            let axum::extract::Query(filter) = axum::extract::Query::<Filter>::try_from_uri(&uri).map_err(|_| ())?;
-            filter.read().map_err(|_| ())
-        };
-        let filter = read("deployment_id=a&inventory=i&state=running,finished&limit=3").expect("a filter");
-        assert_eq!(filter.limit, 3);
-        assert_eq!(filter.states.len(), 7);
-        assert_eq!(read("").expect("a filter").limit, PAGE);
-        for bad in [
-            "limit=0",
-            "limit=201",
-            "limit=-1",
-            "state=",
-            "state=done",
-            "cursor=x",
-            "app=a",
-            "inventory=../x",
-            "deployment_id=",
-        ] {
-            assert!(read(bad).is_err(), "{bad}");
         }
     }
 

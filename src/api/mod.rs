@@ -12,15 +12,18 @@
 
 mod apps;
 mod auth;
+mod credentials;
 mod docs;
 mod error;
 mod events;
 mod extract;
 mod jobs;
+mod list;
 mod locks;
 mod observe;
 mod ops;
 mod output;
+mod problem;
 mod seed;
 pub mod serve;
 pub mod tls;
@@ -52,7 +55,7 @@ type Shared = Arc<Api>;
 /// What the handlers share.
 pub struct Api {
     dispatcher: Arc<Dispatcher>,
-    tokens: auth::Tokens,
+    tokens: credentials::Tokens,
     feed_networks: Vec<IpNetwork>,
     final_status: FinalStatus,
     metrics: Arc<Metrics>,
@@ -74,7 +77,7 @@ impl Api {
         stop: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
-            tokens: auth::Tokens::new(auth, dispatcher.pepper()),
+            tokens: credentials::Tokens::new(auth, dispatcher.pepper()),
             feed_networks: auth.feed_networks.clone(),
             final_status,
             requests: observe::Requests::new(&metrics),
@@ -108,7 +111,7 @@ impl Api {
 fn v1() -> OpenApiRouter<Shared> {
     OpenApiRouter::default()
         .routes(routes!(jobs::submit))
-        .routes(routes!(jobs::list))
+        .routes(routes!(list::list))
         .routes(routes!(jobs::job))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::progress))

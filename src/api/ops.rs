@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use serde::Serialize;
 
 use super::Shared;
-use super::error::answer;
+use super::problem::answer;
 use crate::metrics::Metrics;
 
 /// It is alive.

@@ -41,7 +41,7 @@ const COMPLETE: HeaderName = HeaderName::from_static("lockstep-output-complete")
 pub(super) struct Range {
     /// First byte to read; 0 unless given
     #[serde(default)]
-    #[param(minimum = 0)]
+    #[param(minimum = 0, maximum = 9_007_199_254_740_991_i64)]
     offset: u64,
     /// Seconds to wait when there is nothing to read yet; 0 unless given
     #[serde(default)]
@@ -77,8 +77,7 @@ pub(super) async fn output(
         return Err(ApiError::Invalid(format!("wait must be at most {WAIT_MAX} seconds")));
     }
     let store = api.dispatcher.store();
-    // Nothing lies that far out, and Redis counts in signed numbers.
-    let offset = range.offset.min(i64::MAX as u64 / 2);
+    let offset = offset(range.offset)?;
     let mut news = (range.wait > 0).then(|| store.news(job));
     let mut read = store.range(claim.door(), job, offset, ANSWER_MAX).await?;
     let caller = api.admit(claim, std::mem::take(&mut read.door)).await?;
@@ -106,6 +105,12 @@ pub(super) async fn output(
         read = store.range(None, job, offset, ANSWER_MAX).await?;
     }
     answer(offset, read)
+}
+
+/// An offset that JSON, JavaScript and Redis all hold exactly.
+pub(super) fn offset(offset: u64) -> Result<u64, ApiError> {
+    const MAX: u64 = (1 << 53) - 1;
+    if offset > MAX { Err(ApiError::Invalid(format!("an offset must be at most {MAX}"))) } else { Ok(offset) }
 }
 
 fn answer(offset: u64, mut read: Ranged) -> Result<Response, ApiError> {

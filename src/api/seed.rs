@@ -17,8 +17,9 @@ use super::Shared;
 use super::apps::Force;
 use super::auth::{Feeder, peer};
 use super::docs::SeedTrouble;
-use super::error::{ApiError, SeedError, SeedRefusal, Wanted};
+use super::error::{ApiError, Wanted};
 use super::extract::{self, BODY_MAX, FEED_MAX};
+use super::problem::{SeedError, SeedRefusal};
 use crate::config::FinalStatus;
 use crate::dispatch;
 use crate::model::app::Secret;
@@ -79,7 +80,7 @@ pub(super) struct Status<'a> {
 pub(super) struct Available {
     inventory: Vec<AvailableApp>,
     /// Always `ok`.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, pattern = "^ok$")]
     status: &'static str,
 }
 
@@ -94,7 +95,7 @@ pub(super) struct AvailableApp {
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct Taken {
     /// Always `ok`.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, pattern = "^ok$")]
     status: &'static str,
     /// What was passed over.
     #[serde(skip_serializing_if = "Vec::is_empty")]

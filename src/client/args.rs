@@ -70,8 +70,7 @@ Exit codes:
 pub struct Deploy {
     /// Which app.
     pub deployment_id: DeploymentId,
-    /// What to do if another job has the inventory: wait, with a newer request taking one's place (queue); wait for one's
-    /// turn (fifo); give up (reject).
+    /// What to do if another job has the inventory.
     #[arg(long, value_enum, default_value_t)]
     pub when_busy: WhenBusy,
     /// Extra variable for the playbook. Other users of this machine can see it: use --vars-file for secrets.

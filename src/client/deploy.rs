@@ -62,10 +62,11 @@ pub(super) async fn deploy(args: Deploy, http: Arc<Http>, screen: &mut Screen) -
     }
     screen.shield();
     let colour = screen.look().colour;
+    let standing = recap::standing(&job);
     let place = format!("{app} on {}", plain(&job.inventory));
-    screen.say(&Tone::Quiet.paint(colour, &format!("lockstep: job {id} accepted: {place}, {}", recap::standing(&job))));
+    screen.say(&Tone::Quiet.paint(colour, &format!("lockstep: job {id} accepted: {place}, {standing}")));
     let deadline = args.timeout.map(|limit| Instant::now() + limit);
-    let mut watch = Watch { http: &http, job: id, screen, signals: &mut signals };
+    let mut watch = Watch { http: &http, job: id, screen, signals: &mut signals, standing };
     let left = watch.run(Show::All, Until::End, deadline).await;
     let Left::Ended(job) = left else {
         watch.screen.output_ends();

@@ -122,7 +122,8 @@ impl Http {
         if is_loopback(&base) {
             builder = builder.no_proxy();
         }
-        if let Some(path) = &options.ca_cert {
+        // CI systems hand a variable that has no value over as an empty one.
+        if let Some(path) = options.ca_cert.as_ref().filter(|path| !path.as_os_str().is_empty()) {
             let shown = path.display();
             let hint = "It must hold one or more certificates in PEM form (-----BEGIN CERTIFICATE-----).";
             let pem = std::fs::read(path).map_err(|error| {
@@ -369,7 +370,8 @@ fn chain(error: &reqwest::Error) -> String {
     let mut next = error.source();
     while let Some(cause) = next {
         let part = cause.to_string();
-        if !text.contains(&part) {
+        // "client error (Connect)": which layer noticed, is nobody's concern.
+        if !part.starts_with("client error") && !text.contains(&part) {
             text = if text.is_empty() { part } else { format!("{text}: {part}") };
         }
         next = cause.source();

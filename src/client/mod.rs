@@ -38,7 +38,7 @@ use screen::Screen;
 
 /// Carries out a command; what it comes to is the exit code of the process.
 pub async fn run(command: Command, options: Options) -> ExitCode {
-    let mut screen = Screen::standard();
+    let mut screen = Screen::standard(env);
     let exit = match carry_out(command, &options, &mut screen).await {
         Ok(exit) => exit,
         Err(fault) => {
@@ -48,6 +48,11 @@ pub async fn run(command: Command, options: Options) -> ExitCode {
     };
     screen.finish();
     exit.into()
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is where the client's environment enters, beside its options")]
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 async fn carry_out(command: Command, options: &Options, screen: &mut Screen) -> Result<Exit, Fault> {
@@ -60,7 +65,7 @@ async fn carry_out(command: Command, options: &Options, screen: &mut Screen) -> 
             Need::Operator
         }
     };
-    let credential = Credential::choose(options, need, |name| std::env::var(name).ok())?;
+    let credential = Credential::choose(options, need, env)?;
     let http = Arc::new(Http::new(options, &credential, Patience::default())?);
     match command {
         Command::Deploy(args) => deploy::deploy(args, http, screen).await,

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
-use serde_json::Value;
 
 use super::args::{Apps, AppsList, AppsSet, Cancel, Freeze, Locks, Logs, Status, Unfreeze, Unlock};
 use super::deploy::{persist, read};
@@ -17,7 +16,9 @@ use super::recap::{self, span, table};
 use super::screen::Screen;
 use super::signals::Signals;
 use super::watch::{Left, Show, Watch};
-use crate::wire::{AppList, FeedTaken, FreezeRequest, FreezeView, Job, JobState, LockList, LockView, Outcome};
+use crate::wire::{
+    AppList, FeedTaken, FreezeRequest, FreezeView, Job, JobState, LockList, LockView, Outcome, UnlockRequest, Unlocked,
+};
 
 /// How long the dispatcher may take to free a lock: with force it waits until a container is gone.
 const UNLOCKING: Duration = Duration::from_secs(120);
@@ -73,7 +74,7 @@ fn describe(job: &Job, colour: bool) -> Vec<String> {
 pub(super) async fn logs(args: Logs, http: Arc<Http>, screen: &mut Screen) -> Result<Exit, Fault> {
     let mut signals = Signals::listen();
     let until = if args.follow { Until::End } else { Until::Now };
-    let mut watch = Watch { http: &http, job: args.of.job, screen, signals: &mut signals };
+    let mut watch = Watch { http: &http, job: args.of.job, screen, signals: &mut signals, standing: String::new() };
     let left = watch.run(Show::Output, until, None).await;
     watch.screen.output_ends();
     match &left {
@@ -104,7 +105,7 @@ pub(super) async fn cancel(args: Cancel, http: Arc<Http>, screen: &mut Screen) -
     let job = if job.state == JobState::Finished {
         Box::new(job)
     } else {
-        let mut watch = Watch { http: &http, job: args.of.job, screen, signals: &mut signals };
+        let mut watch = Watch { http: &http, job: args.of.job, screen, signals: &mut signals, standing: String::new() };
         match watch.run(Show::Nothing, Until::End, None).await {
             Left::Ended(job) => job,
             Left::Signal(number) => {
@@ -235,12 +236,11 @@ fn frozen(inventory: &str, freeze: &FreezeView) -> String {
 /// `unlock`
 pub(super) async fn unlock(args: Unlock, http: &Http, screen: &mut Screen) -> Result<Exit, Fault> {
     let inventory = args.inventory.as_str();
-    let body = serde_json::json!({"reason": args.reason, "force": args.force});
+    let body = UnlockRequest { reason: args.reason, force: args.force };
     let request = http.request(Method::DELETE, &["locks", inventory], &[]).json(&body).timeout(UNLOCKING);
     let answer = http.send(request).await.map_err(|error| http.fault(&error, &format!("the lock of {inventory}")))?;
-    let job = answer.json::<Value>().ok().and_then(|body| body.get("job_id")?.as_str().map(plain));
-    let held = job.map(|job| format!(", which job {job} held")).unwrap_or_default();
-    screen.say(&format!("the lock of {inventory}{held} is free"));
+    let freed: Unlocked = answer.json().map_err(|error| http.fault(&error, &format!("the lock of {inventory}")))?;
+    screen.say(&format!("the lock of {inventory}, which job {} held, is free", plain(&freed.job_id)));
     Ok(Exit::Done)
 }
 

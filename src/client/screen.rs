@@ -75,9 +75,8 @@ pub(super) struct Screen {
 
 impl Screen {
     /// On the process's own standard output and error.
-    pub(super) fn standard() -> Self {
-        let look =
-            Look::detect(io::stdout().is_terminal(), io::stderr().is_terminal(), |name| std::env::var(name).ok());
+    pub(super) fn standard(env: impl Fn(&str) -> Option<String>) -> Self {
+        let look = Look::detect(io::stdout().is_terminal(), io::stderr().is_terminal(), env);
         Self::new(Box::new(io::BufWriter::new(io::stdout())), Box::new(io::stderr()), look)
     }
 

@@ -20,6 +20,10 @@ impl Signals {
                     while signals.recv().await.is_some() {
                         if tell.try_send(number).is_err() {
                             // Whoever should have listened may be stuck writing to a terminal that takes nothing.
+                            #[expect(
+                                clippy::disallowed_methods,
+                                reason = "nothing here is left behind: the job goes on"
+                            )]
                             std::process::exit(128 + i32::from(number));
                         }
                     }

@@ -53,6 +53,8 @@ pub(super) struct Watch<'a> {
     pub(super) job: JobId,
     pub(super) screen: &'a mut Screen,
     pub(super) signals: &'a mut Signals,
+    /// Where the job is, as far as was said already.
+    pub(super) standing: String,
 }
 
 impl Watch<'_> {
@@ -69,7 +71,8 @@ impl Watch<'_> {
         let mut following = tokio::spawn(follow(self.http.clone(), self.job, until, tell));
         let mut status = tokio::time::interval(STATUS);
         status.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut shown = Shown { show, since: Instant::now(), output: false, standing: String::new(), latest: None };
+        let mut shown =
+            Shown { show, since: Instant::now(), output: false, standing: self.standing.clone(), latest: None };
         let mut quiet_since = Instant::now();
         loop {
             // The order matters: a job that prints without end must not keep a signal or the deadline from being noticed.

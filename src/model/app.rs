@@ -56,6 +56,7 @@ impl fmt::Debug for Secret {
 pub struct VarRule {
     /// A regular expression that the whole value must match; none: any value of at most 4,096 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(format = Regex)]
     pub pattern: Option<String>,
     /// Whether the value is masked in the output and kept encrypted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

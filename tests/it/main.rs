@@ -1,8 +1,12 @@
 //! Integration tests: one binary, against a real Redis, a real engine, and real Ansible over SSH.
 
+mod api;
+mod cli;
 mod config;
 mod dispatch;
 mod e2e;
 mod engine;
 mod self_deploy;
+mod serve;
+mod store;
 mod support;
