@@ -1,8 +1,9 @@
 //! Redis' memory: whether it is the one known here, and what to do when it is not.
 //!
 //! A memory is named by its *epoch*, a random name, and dated by its *counter*, which every change of state raises. A rebuild
-//! gives it a new epoch and lifts the counter above Redis' clock. So a memory with another epoch and a higher counter than any
-//! seen here was rebuilt by another dispatcher and is taken up; one with a lower counter is old, whatever its epoch.
+//! gives it a new epoch and lifts the counter above Redis' clock in microseconds, which no sequence of changes outruns. So a
+//! memory with another epoch and a higher counter than any seen here was rebuilt by another dispatcher and is taken up; one with
+//! a lower counter is old, whatever its epoch.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

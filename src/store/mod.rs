@@ -6,7 +6,17 @@
 //! has been changed. A write about a job carries the supervisor's lease number and is refused as [`StoreError::Stale`] when a
 //! later supervisor has taken over.
 //!
-//! `keys` is the whole keyspace. Redis is not hidden behind an abstraction: callers know that there are round trips.
+//! ```text
+//!  admission  submit, grant, adopt ─┐
+//!  life       confirm … finish ─────┼─▶ scripts ──▶ link: quick ───┐
+//!  locks, apps, memory ─────────────┘                              │
+//!  output     append, the move at the end ───────▶ link: intake ───┼──▶ Redis ──▶ news ──▶ whoever watches a job
+//!  door, output   polls, ranges of output ───────▶ link: outlet ───┤
+//!  read       records, lists ────────────────────▶ link: quick ────┘
+//! ```
+//!
+//! `keys` is the whole keyspace. Redis is not hidden behind an abstraction: callers know that there are round trips. Nothing is
+//! ever sent twice from here: what a lost reply means, the caller knows, and every step may be repeated.
 
 mod admission;
 mod apps;

@@ -8,9 +8,9 @@
 -- replies  OK
 --          LOST   something else stands there: another dispatcher was first, or state has changed since; nothing was changed
 --
--- Invariants: what has ended stays ended. The counter is above the clock and so above all that any dispatcher has seen, which is how
--- the others tell a rebuilt memory from an old one. A rescued job's lease is above every lease that it had in any memory. A lock is
--- held by a rescued job, or by a live one of another engine, of which nothing is known here.
+-- Invariants: what has ended stays ended. The counter is above the clock in microseconds and so above all that any dispatcher has
+-- seen, which is how the others tell a rebuilt memory from an old one. A rescued job's lease is above every lease that it had in any
+-- memory. A lock is held by a rescued job, or by a live one of another engine, of which nothing is known here.
 
 local found, engine, retention = ARGV[1], arg(2), arg(3)
 -- What is no string is overwritten like anything else that is no memory.
@@ -24,7 +24,9 @@ elseif stands ~= found then
 end
 epoch = arg(1)
 local time = now()
-counter = math.max(counter, tonumber(ARGV[2]), time)
+-- In microseconds, which no sequence of changes outruns.
+local clock = redis.call('TIME')
+counter = math.max(counter, tonumber(ARGV[2]), clock[1] * 1000000 + clock[2])
 raise()
 
 local function lose(job, reason)

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 pub(crate) const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Starts a server, says its process id, and kills it when standard input ends.
-const KEEPER: &str = r#"redis-server "$@" & echo "pid $!"; read -r _; kill -9 $!"#;
+const KEEPER: &str = r#"redis-server "$@" & echo "pid $!"; read -r _; kill -9 $!; wait"#;
 
 /// A server. Dropping it kills it.
 pub(crate) struct RedisServer {
@@ -220,9 +220,14 @@ pub(crate) fn instance() -> Instance {
     "test".parse().expect("a name")
 }
 
-/// A port that nobody listens on at this moment.
+/// A port that nobody listens on at this moment. It is not one that the kernel gives to outgoing connections, which could
+/// otherwise take it while its server is down.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+    let drawn = || 15_000 + u16::from_le_bytes(lockstep::clock::random()) % 17_000;
+    std::iter::repeat_with(drawn)
+        .take(1000)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("one port in a thousand is free")
 }
 
 fn copy(from: &Path, to: &Path) {
