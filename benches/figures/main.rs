@@ -4,7 +4,7 @@
 mod jobs;
 mod limit;
 mod requests;
-#[expect(dead_code, unused_imports, reason = "what the integration tests stand on; not all of it is needed here")]
+#[expect(dead_code, reason = "what the integration tests stand on; not all of it is needed here")]
 #[path = "../../tests/it/support/mod.rs"]
 mod support;
 

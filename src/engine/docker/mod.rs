@@ -33,10 +33,11 @@ mod spec;
 
 /// Where Docker listens when nothing else is said.
 const SOCKET: &str = "unix:///var/run/docker.sock";
-/// Bound on a question. An inspection waits while the engine starts that container, so it is not short.
-const QUESTION: Duration = Duration::from_secs(30);
-/// Bound on a call that changes something: the engine may have two hundred to start at once.
-const CHANGE: Duration = Duration::from_secs(120);
+/// Bound on a question. An inspection waits while the engine starts that container, which takes 20 s when two hundred are
+/// started at once on two cores.
+const QUESTION: Duration = Duration::from_secs(60);
+/// Bound on a call that changes something; it waits for the engine likewise. How long a job may take to start is the dispatcher's to say.
+const CHANGE: Duration = Duration::from_secs(240);
 /// Symbolic links that are followed to a file.
 const LINKS: usize = 8;
 /// Inspections at a time for one list.

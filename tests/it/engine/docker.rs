@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use lockstep::engine::RegistryLogin;
+use lockstep::engine::docker::Docker;
+use lockstep::engine::{Engine as _, Mount, RegistryLogin};
 use lockstep::model::app::Secret;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

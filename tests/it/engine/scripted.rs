@@ -1,6 +1,11 @@
 //! What the scripted engine adds to the contract: faults, and an eye on what must never happen.
 
-use super::super::support::scripted::{Call, Fault, Verb};
+use std::sync::Arc;
+
+use lockstep::engine::Mount;
+
+use super::super::support::scripted::Scripted;
+use super::super::support::scripted::faults::{Call, Fault, Verb};
 use super::*;
 
 /// A scripted engine whose containers run until they are told to end, and one container on it that was not started.

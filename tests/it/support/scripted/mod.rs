@@ -5,8 +5,8 @@
 //! its effect, lose its reply after it, or be held at a [`Gate`]. Every call is in the journal, and two containers of
 //! one inventory that run at once are a violation.
 
-mod faults;
-mod world;
+pub(crate) mod faults;
+pub(crate) mod world;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,9 +20,8 @@ use lockstep::model::lock::Held;
 use lockstep::model::settle::Phase;
 use tokio::sync::watch;
 
-pub(crate) use self::faults::{Call, Fault, Gate, Verb};
-pub(crate) use self::world::{Command, Print, Program};
-use self::world::{Container, World};
+use self::faults::{Call, Fault, Gate, Verb};
+use self::world::{Command, Container, Program, World};
 
 /// The engine. Clones are the same one.
 #[derive(Clone)]
