@@ -5,6 +5,7 @@
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 LOG_DIR=$ROOT/.demo/log
 # Every image and network made here carries this label, so that `make stop` finds its own and nothing else.
+# shellcheck disable=SC2034 # used by those who source this
 LABEL=lockstep.project=lockstep
 # The same whatever the folder is called; as a variable, because compose 1.29 knows no `name` in the file.
 export COMPOSE_PROJECT_NAME=lockstep

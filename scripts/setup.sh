@@ -61,6 +61,14 @@ start_engine() {
   done
 }
 
+# The engine follows each container's log with an inotify instance of its own; beyond the limit it looks only now and then.
+allow_many_logs() {
+  local limit=/proc/sys/fs/inotify/max_user_instances
+  if is_root && [ -w "$limit" ] && [ "$(cat "$limit")" -lt 1024 ]; then
+    echo 1024 >"$limit" || warn "$limit could not be raised: the output of more than about 100 jobs at once arrives in bursts"
+  fi
+}
+
 # image <tag> <what it is> <folder or files…> -- <build arguments…>: builds unless the image was made from the same inputs.
 image() {
   local tag=$1 what=$2 inputs=() hash
@@ -157,6 +165,7 @@ install_cargo_tools() {
 cd "$ROOT"
 install_packages
 start_engine
+allow_many_logs
 build_images
 "$ROOT/scripts/certificate.sh" >/dev/null
 make_secrets

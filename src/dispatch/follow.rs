@@ -29,8 +29,8 @@ use crate::model::output::{Intake, Position, WITHHELD, lay_out};
 use crate::model::settle::Phase;
 use crate::store::{News, StoreError};
 
-/// Bytes that may wait for a write in flight before reading stops.
-const BATCH: usize = 256 * 1024;
+/// Bytes that may wait for a write in flight before reading stops: each write costs Redis an fsync, so a flood comes in few.
+const BATCH: usize = 1024 * 1024;
 /// How long the end of a container may lag behind the end of its log before the log is followed again.
 const END_LAG: Duration = Duration::from_secs(2);
 /// How often SIGKILL is repeated to a container that does not end.

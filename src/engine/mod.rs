@@ -196,8 +196,8 @@ pub enum Signal {
     Kill,
 }
 
-/// A container's output: standard output and error in order of arrival, as written. Ends when the log ends; that the log
-/// ended does not say that the container did.
+/// A container's output: standard output and error in order of arrival, as written. Ends when the container has ended and this was
+/// everything; any other end of the log is an error, after which nothing follows.
 pub type Output = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 
 /// An engine. Every verb may be repeated; what has been done already is success.

@@ -1,147 +1,151 @@
-//! The list of apps, locks and freezes as operators see them, and the audit log.
+//! The list of apps: replaced in one step, read whole.
+//!
+//! Credentials are checked against a copy of it, which is good for as long as Redis says its version: so a request costs no
+//! more than that word, and yet sees a list from the moment it was posted, by whichever dispatcher.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::life::read_freeze;
-use super::link::{Arg, Step};
-use super::{Freeze, LockState, Result, Store, StoreError, StoredApp};
+use super::value::{bytes, pairs, text};
+use super::{Result, Store, StoreError, StoredApp, scripts};
 use crate::model::app::{App, VarRule};
-use crate::model::ids::{Action, DeploymentId, Inventory, JobId, Word};
+use crate::model::ids::{Action, DeploymentId, Inventory, Word};
 
-/// Lines of the audit log that are kept.
-const AUDIT_LINES: u64 = 10_000;
+/// A copy of the list.
+pub(super) struct AppList {
+    version: String,
+    /// None: there is something that is no app.
+    apps: HashMap<String, Option<StoredApp>>,
+}
 
-/// An app's entry in Redis; its id is the field's name.
+/// An app as it stands in Redis.
 #[derive(Serialize, Deserialize)]
 struct Entry {
-    hash: String,
     inventory: Inventory,
     action: Action,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     vars: BTreeMap<Word, VarRule>,
+    /// Hexadecimal digits.
+    hash: String,
 }
 
-impl StoredApp {
-    pub(super) fn read(id: &DeploymentId, text: &str) -> Result<Self> {
-        let unreadable = || StoreError::Unreadable(format!("apps, entry {id}"));
-        let entry: Entry = serde_json::from_str(text).map_err(|_| unreadable())?;
-        let hash = STANDARD.decode(entry.hash).map_err(|_| unreadable())?;
-        let app = App { deployment_id: id.clone(), inventory: entry.inventory, action: entry.action, vars: entry.vars };
-        Ok(Self { app, hash })
-    }
+fn stored_app(deployment_id: &str, json: &[u8]) -> Option<StoredApp> {
+    let deployment_id = deployment_id.parse().ok()?;
+    let Entry { inventory, action, vars, hash } = serde_json::from_slice(json).ok()?;
+    Some(StoredApp { app: App { deployment_id, inventory, action, vars }, hash: unhex(&hash)? })
+}
 
-    fn write(&self) -> Result<String> {
-        let entry = Entry {
-            hash: STANDARD.encode(&self.hash),
-            inventory: self.app.inventory.clone(),
-            action: self.app.action.clone(),
-            vars: self.app.vars.clone(),
-        };
-        serde_json::to_string(&entry).map_err(|error| StoreError::Unreadable(error.to_string()))
-    }
+fn unhex(digits: &str) -> Option<Vec<u8>> {
+    let digits = digits.as_bytes();
+    let value = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    digits.len().is_multiple_of(2).then_some(())?;
+    digits.chunks_exact(2).map(|pair| Some(value(pair[0])? << 4 | value(pair[1])?)).collect()
+}
+
+fn unreadable(app: &str) -> StoreError {
+    StoreError::Unreadable(format!("apps ({app})"))
 }
 
 impl Store {
     /// Replaces the list of apps in one step. `Err(count)`: the list would be empty or shrink to less than half of `count` apps
     /// and `force` was not given; nothing was changed.
     pub async fn set_apps(&self, apps: &[StoredApp], force: bool) -> Result<std::result::Result<(), u64>> {
-        let mut args: Vec<Arg<'_>> = vec![if force { "1" } else { "" }.into()];
-        for app in apps {
-            args.push(app.app.deployment_id.as_str().into());
-            args.push(app.write()?.into());
+        let mut reply = self
+            .run(&scripts::APPS, self.quick(), |call| {
+                call.arg(u8::from(force));
+                for StoredApp { app, hash } in apps {
+                    let entry = Entry {
+                        inventory: app.inventory.clone(),
+                        action: app.action.clone(),
+                        vars: app.vars.clone(),
+                        hash: hash.iter().map(|byte| format!("{byte:02x}")).collect(),
+                    };
+                    let json = serde_json::to_string(&entry).expect("names and digits can be written as JSON");
+                    call.arg(app.deployment_id.as_str()).arg(json);
+                }
+            })
+            .await?;
+        match reply.word.as_str() {
+            "OK" => Ok(Ok(())),
+            "SHRUNK" => Ok(Err(reply.parse()?)),
+            _ => reply.unexpected(),
         }
-        let mut reply = self.run(Step::apps, args).await?;
-        Ok(if reply.status == "OK" { Ok(()) } else { Err(reply.parse()?) })
     }
 
     /// The apps, ordered by id; None: no list was ever posted (or it is gone).
     pub async fn apps(&self) -> Result<Option<Vec<StoredApp>>> {
-        let (posted, apps): (bool, BTreeMap<String, String>) = self
-            .read(|pipe, keys| {
-                pipe.cmd("EXISTS").arg(keys.apps_meta());
-                pipe.cmd("HGETALL").arg(keys.apps());
-            })
-            .await?;
-        if !posted {
-            return Ok(None);
+        let key = self.keys().apps_version();
+        let answers = self.read(self.quick(), &key, |pipe| {
+            pipe.cmd("GET").arg(&key);
+        });
+        let version = answers.await?.next()?;
+        let Some(list) = self.list_of(text(&version)).await? else { return Ok(None) };
+        let mut apps = Vec::with_capacity(list.apps.len());
+        for (id, app) in &list.apps {
+            apps.push(app.clone().ok_or_else(|| unreadable(id))?);
         }
-        let unreadable = |id: &str| StoreError::Unreadable(format!("apps, entry {id}"));
-        let apps = apps.iter().map(|(id, text)| StoredApp::read(&id.parse().map_err(|_| unreadable(id))?, text));
-        apps.collect::<Result<_>>().map(Some)
+        apps.sort_by(|a, b| a.app.deployment_id.cmp(&b.app.deployment_id));
+        Ok(Some(apps))
     }
 
-    /// Locks, queues and freezes, ordered by inventory, and Redis' time in milliseconds.
-    pub async fn locks(&self) -> Result<(Vec<LockState>, u64)> {
-        type Reply = (BTreeMap<String, String>, BTreeSet<String>, BTreeMap<String, String>, (u64, u64));
-        let (holders, queues, freezes, (s, us)): Reply = self
-            .read(|pipe, keys| {
-                pipe.cmd("HGETALL").arg(keys.locks());
-                pipe.cmd("SMEMBERS").arg(keys.queues());
-                pipe.cmd("HGETALL").arg(keys.freezes());
-                pipe.cmd("TIME");
-            })
-            .await?;
-        let now = s * 1000 + us / 1000;
-        let mut inventories: BTreeSet<&String> = holders.keys().collect();
-        inventories.extend(&queues);
-        inventories.extend(freezes.keys());
-        let mut locks = Vec::new();
-        for name in inventories {
-            let Ok(inventory) = name.parse::<Inventory>() else { continue };
-            let holder: Option<JobId> = holders.get(name).and_then(|id| id.parse().ok());
-            let record = match holder {
-                Some(id) => self.record(id).await.or_else(|error| match error {
-                    StoreError::Unreadable(_) => Ok(None),
-                    other => Err(other),
-                })?,
-                None => None,
-            };
-            let (waiting,): (Vec<String>,) = self
-                .read(|pipe, keys| {
-                    pipe.cmd("LRANGE").arg(keys.queue(&inventory)).arg(0).arg(-1);
-                })
-                .await?;
-            let waiting: Vec<JobId> = waiting.iter().filter_map(|id| id.parse().ok()).collect();
-            let freeze = freezes.get(name).map(|text| read_freeze(text)).transpose()?;
-            let freeze = freeze.filter(|freeze| freeze.until_ms.is_none_or(|until| until > now));
-            if holder.is_some() || !waiting.is_empty() || freeze.is_some() {
-                locks.push(LockState { inventory, holder, record, waiting, freeze });
+    /// An app of the list that has this version (or of a newer one).
+    pub(super) async fn app_of(&self, version: Option<&str>, app: &DeploymentId) -> Result<Option<StoredApp>> {
+        let Some(list) = self.list_of(version).await? else { return Ok(None) };
+        match list.apps.get(app.as_str()) {
+            Some(Some(app)) => Ok(Some(app.clone())),
+            Some(None) => Err(unreadable(app.as_str())),
+            None => Ok(None),
+        }
+    }
+
+    /// The list of this version: the copy, or one that is read now and may be newer.
+    async fn list_of(&self, version: Option<&str>) -> Result<Option<Arc<AppList>>> {
+        let Some(version) = version else { return Ok(None) };
+        if let Some(list) = self.shared.apps.load_full()
+            && list.version == version
+        {
+            return Ok(Some(list));
+        }
+        let key = self.keys().apps();
+        let answers = self.read(self.outlet(), &key, |pipe| {
+            pipe.cmd("HGETALL").arg(&key);
+        });
+        let mut list = AppList { version: String::new(), apps: HashMap::new() };
+        for (id, entry) in pairs(answers.await?.next()?) {
+            let id = text(&id).unwrap_or("?").to_owned();
+            match (id.as_str(), entry) {
+                ("", version) => text(&version).unwrap_or_default().clone_into(&mut list.version),
+                (_, entry) => {
+                    let app = bytes(entry).and_then(|json| stored_app(&id, &json));
+                    list.apps.insert(id, app);
+                }
             }
         }
-        Ok((locks, now))
+        let list = Arc::new(list);
+        self.shared.apps.store(Some(list.clone()));
+        Ok(Some(list))
     }
+}
 
-    /// Freezes an inventory, for `expires_in` seconds or until lifted.
-    pub async fn freeze(
-        &self,
-        inventory: &Inventory,
-        reason: &str,
-        by: &str,
-        expires_in: Option<u64>,
-    ) -> Result<Freeze> {
-        let lasts = expires_in.map_or_else(String::new, |s| s.saturating_mul(1000).to_string());
-        let args = vec![inventory.as_str().into(), reason.into(), by.into(), lasts.into()];
-        let mut reply = self.run(Step::freeze, args).await?;
-        read_freeze(&reply.text().unwrap_or_default())
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// Lifts a freeze; false: there was none.
-    pub async fn unfreeze(&self, inventory: &Inventory) -> Result<bool> {
-        Ok(self.run(Step::unfreeze, vec![inventory.as_str().into()]).await?.status == "OK")
-    }
-
-    /// Writes a line of the audit log.
-    pub async fn audit(&self, by: &str, what: &str, about: &str, reason: &str) -> Result<()> {
-        let _: (redis::Value,) = self
-            .read(|pipe, keys| {
-                pipe.cmd("XADD").arg(keys.audit()).arg("MAXLEN").arg("~").arg(AUDIT_LINES).arg("*");
-                pipe.arg(&["by", by, "what", what, "about", about, "reason", reason]);
-            })
-            .await?;
-        Ok(())
+    #[test]
+    fn what_is_not_an_app_is_unreadable() {
+        let good = br#"{"inventory":"i","action":"app-deploy","hash":"00ff"}"#;
+        assert_eq!(stored_app("a", good).expect("an app").hash, [0, 255]);
+        assert_eq!(stored_app("../a", good), None);
+        for bad in [
+            "",
+            "{}",
+            r#"{"inventory":"i","action":"a","hash":"0"}"#,
+            r#"{"inventory":"../i","action":"a","hash":"00"}"#,
+        ] {
+            assert_eq!(stored_app("a", bad.as_bytes()), None, "{bad}");
+        }
     }
 }

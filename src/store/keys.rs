@@ -1,62 +1,52 @@
-//! The whole keyspace. Every key begins with `lockstep:{instance}:`, with the instance's name in the braces' place.
+//! The whole keyspace. Nothing else in Lockstep makes up a key.
 //!
-//! | key | type | holds |
-//! |---|---|---|
-//! | `state` | hash | `epoch`: random id of this memory; `counter`: changes of state so far, only grows |
-//! | `job:<id>` | hash | a job's record ([`FIELDS`]), `sealed` (its secrets, encrypted), `progress` (JSON) |
-//! | `out:<id>` | string | a job's readable output |
-//! | `ring:<id>` | string | the ring of a job's last output; only while it runs |
-//! | `active` | set | ids of jobs that have not ended |
-//! | `locks` | hash | inventory → id of the job that holds its deploy lock. No expiry |
-//! | `fences` | hash | inventory → the last fence given. Never removed |
-//! | `queue:<inventory>` | list | ids of jobs that wait, in order |
-//! | `queues` | set | inventories whose queue is not empty |
-//! | `freezes` | hash | inventory → JSON `{reason, by, until_ms?}`; one that has run out is dropped when it is met |
-//! | `jobs`, `jobs:app:<deployment_id>`, `jobs:inv:<inventory>` | sorted set, score 0 | job ids, which sort by time; entries of expired jobs are dropped when they are met |
-//! | `apps` | hash | deployment id → JSON `{hash, inventory, action, vars?}` |
-//! | `apps_meta` | hash | there as soon as a list of apps was posted: `count`, `at_ms` |
-//! | `lastok:<deployment_id>` | string | id of the app's last success, which has no expiry |
-//! | `idem:<deployment_id>:<sha256 of the key>` | string, 1 day | `<job id>:<digest of the request>` |
-//! | `dispatcher:<name>` | string, seconds | a dispatcher's sign of life |
-//! | `failures:addr:<ip>`, `failures:app:<sha256 of the id>` | string, 1 minute | failed tries |
-//! | `audit` | stream, 10,000 entries | who changed what, and why |
-//! | `news` | channel | `s <id>`: a job's state changed; `o <id>`: its output grew; `*`: anything may have |
+//! Every key begins with `lockstep:{instance}:`, so that installations which share a Redis never meet. `{…}` stands for a value;
+//! a job's id is a ULID, so that ids sort by the time at which they were drawn. Times are milliseconds since 1970 by Redis' clock.
+//!
+//! | key | type | content | expires |
+//! |---|---|---|---|
+//! | `state` | string | the epoch, which is the random name of this memory, a blank, and how often state has changed in it | never |
+//! | `job:{job}` | hash | the record: [`FIELDS`](super::record::FIELDS), and `sealed`, its secrets encrypted | after its end, see below |
+//! | `brief:{job}` | string | of the record what readers of output need: app, inventory and state, with blanks between | with `job` |
+//! | `out:{job}` | string | its readable output | with `job` |
+//! | `progress:{job}` | hash | what its container reported: one field per member of the report, as JSON | with `job` |
+//! | `ring:{job}` | string | the last half of the output's cap, written in place; gone at the job's end | never |
+//! | `active` | set | the jobs that have not ended, those that wait too | never |
+//! | `locks` | hash | inventory → the job that holds its deploy lock | never |
+//! | `fences` | hash | inventory → the last fence given | never |
+//! | `queue:{inventory}` | list | the jobs that wait, the next one first | never |
+//! | `queues` | set | the inventories whose queue is not empty | never |
+//! | `freezes` | hash | inventory → when the freeze ends (0: when lifted), a blank, reason and author as JSON | taken out when met |
+//! | `jobs` | sorted set | all jobs, by id (all scores are 0) | entries of forgotten jobs are taken out little by little |
+//! | `jobs:app:{app}` | sorted set | those of one app | as `jobs` |
+//! | `jobs:inv:{inventory}` | sorted set | those of one inventory | as `jobs` |
+//! | `lastok:{app}` | string | the app's newest job that succeeded, which is kept | never |
+//! | `apps` | hash | deployment id → the app and the keyed hash of its secret, as JSON; the empty field: the list's version | never |
+//! | `apps_version` | string | the same version: a copy of the list that has it is the list; there exactly if one was ever posted | never |
+//! | `idem:{app}:{hash}` | string | SHA-256 of an `Idempotency-Key` → job, a blank, digest of the request | a day |
+//! | `failures:addr:{address}` | string | failed tries from an address (of IPv6: from its /64) | 60 s after the first |
+//! | `failures:app:{app}` | string | failed tries at an app | 60 s after the first |
+//! | `dispatcher:{name}` | string | a dispatcher's sign of life | 3 s, as the caller says |
+//! | `audit` | stream | what operators did: `by`, `what`, `about`, `reason` | the last 10,000 or a few more |
+//!
+//! `job`, `brief`, `out` and `progress` expire together, one retention after the job's end; those of an app's newest success do so
+//! only once there is a newer one.
+//!
+//! The channel `news` carries `o {job}` after output was written and `s {job}` after anything else was.
+//!
+//! A poll is one `MGET`: `state`, `brief`, `out`, two counters of failures, `apps_version`. That is why these are strings.
+//!
+//! Scripts find keys by what they read (the next job in a queue), so this is for one Redis, with replicas if need be, not for
+//! Redis Cluster. Redis 7 is the oldest that will do.
+
+use std::net::IpAddr;
 
 use crate::model::ids::{DeploymentId, Instance, Inventory, JobId};
 
-/// The fields of `job:<id>` that make a [`Record`](crate::model::job::Record), in the order in which they are read.
-pub(super) const FIELDS: [&str; 25] = [
-    "app",
-    "inventory",
-    "action",
-    "when_busy",
-    "state",
-    "lease",
-    "owner",
-    "fence",
-    "engine",
-    "container",
-    "image",
-    "intent",
-    "intent_ms",
-    "exit_code",
-    "reason",
-    "superseded_by",
-    "created_ms",
-    "locked_ms",
-    "started_ms",
-    "ended_ms",
-    "raw",
-    "text",
-    "head",
-    "id",
-    "progress",
-];
-
-/// Makes keys of one instance.
+/// The keys of one instance.
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
-    pub(super) prefix: String,
+    prefix: String,
 }
 
 impl Keys {
@@ -64,74 +54,98 @@ impl Keys {
         Self { prefix: format!("lockstep:{instance}:") }
     }
 
-    fn key(&self, parts: &[&str]) -> String {
-        let mut key = self.prefix.clone();
-        parts.iter().for_each(|part| key.push_str(part));
-        key
+    fn key(&self, name: &str) -> String {
+        [self.prefix.as_str(), name].concat()
+    }
+
+    fn of(&self, kind: &str, whose: &str) -> String {
+        [self.prefix.as_str(), kind, whose].concat()
     }
 
     pub(super) fn state(&self) -> String {
-        self.key(&["state"])
+        self.key("state")
     }
-    pub(super) fn job(&self, id: JobId) -> String {
-        self.key(&["job:", &id.to_string()])
+    pub(super) fn job(&self, job: JobId) -> String {
+        self.of("job:", &job.to_string())
     }
-    pub(super) fn out(&self, id: JobId) -> String {
-        self.key(&["out:", &id.to_string()])
+    pub(super) fn brief(&self, job: JobId) -> String {
+        self.of("brief:", &job.to_string())
     }
-    pub(super) fn ring(&self, id: JobId) -> String {
-        self.key(&["ring:", &id.to_string()])
+    pub(super) fn output(&self, job: JobId) -> String {
+        self.of("out:", &job.to_string())
+    }
+    pub(super) fn progress(&self, job: JobId) -> String {
+        self.of("progress:", &job.to_string())
+    }
+    pub(super) fn ring(&self, job: JobId) -> String {
+        self.of("ring:", &job.to_string())
     }
     pub(super) fn active(&self) -> String {
-        self.key(&["active"])
+        self.key("active")
     }
     pub(super) fn locks(&self) -> String {
-        self.key(&["locks"])
+        self.key("locks")
     }
     pub(super) fn queue(&self, inventory: &Inventory) -> String {
-        self.key(&["queue:", inventory.as_str()])
+        self.of("queue:", inventory.as_str())
     }
     pub(super) fn queues(&self) -> String {
-        self.key(&["queues"])
+        self.key("queues")
     }
     pub(super) fn freezes(&self) -> String {
-        self.key(&["freezes"])
+        self.key("freezes")
     }
     pub(super) fn jobs(&self) -> String {
-        self.key(&["jobs"])
+        self.key("jobs")
     }
-    pub(super) fn jobs_of_app(&self, id: &DeploymentId) -> String {
-        self.key(&["jobs:app:", id.as_str()])
+    pub(super) fn jobs_of_app(&self, app: &DeploymentId) -> String {
+        self.of("jobs:app:", app.as_str())
     }
     pub(super) fn jobs_of_inventory(&self, inventory: &Inventory) -> String {
-        self.key(&["jobs:inv:", inventory.as_str()])
+        self.of("jobs:inv:", inventory.as_str())
     }
     pub(super) fn apps(&self) -> String {
-        self.key(&["apps"])
+        self.key("apps")
     }
-    pub(super) fn apps_meta(&self) -> String {
-        self.key(&["apps_meta"])
+    pub(super) fn apps_version(&self) -> String {
+        self.key("apps_version")
+    }
+    pub(super) fn failures_from(&self, address: IpAddr) -> String {
+        let whose = match address.to_canonical() {
+            IpAddr::V4(address) => address.to_string(),
+            // Whoever has one address of a /64 has them all.
+            IpAddr::V6(address) => {
+                let [a, b, c, d, ..] = address.segments();
+                format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+            }
+        };
+        self.of("failures:addr:", &whose)
+    }
+    pub(super) fn failures_at(&self, app: &DeploymentId) -> String {
+        self.of("failures:app:", app.as_str())
     }
     pub(super) fn dispatcher(&self, name: &str) -> String {
-        self.key(&["dispatcher:", name])
-    }
-    pub(super) fn failures_of_address(&self, from: std::net::IpAddr) -> String {
-        self.key(&["failures:addr:", &from.to_canonical().to_string()])
-    }
-    /// The id is hashed: it is whatever somebody sent.
-    pub(super) fn failures_of_app(&self, deployment_id: &str) -> String {
-        self.key(&["failures:app:", &sha256_hex(deployment_id.as_bytes())])
+        self.of("dispatcher:", name)
     }
     pub(super) fn audit(&self) -> String {
-        self.key(&["audit"])
+        self.key("audit")
     }
     pub(super) fn news(&self) -> String {
-        self.key(&["news"])
+        self.key("news")
     }
 }
 
-/// SHA-256 in hexadecimal.
-pub(super) fn sha256_hex(bytes: &[u8]) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_counted_once_whichever_way_it_is_written() {
+        let keys = Keys::new(&"i".parse().expect("a name"));
+        let key = |text: &str| keys.failures_from(text.parse().expect("an address"));
+        assert_eq!(key("10.0.0.1"), "lockstep:i:failures:addr:10.0.0.1");
+        assert_eq!(key("::ffff:10.0.0.1"), key("10.0.0.1"));
+        assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff::9"));
+        assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
+    }
 }

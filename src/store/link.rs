@@ -1,235 +1,153 @@
-//! The connection, the scripts, and how replies are read.
+//! A connection to Redis that is made when it is needed, and made anew after it was lost.
+//!
+//! Commands of all callers share it. While Redis is away every call tries once, together with the others that wait at that
+//! moment, and fails as soon as that try has. Nothing is sent twice: what a lost reply means is the caller's to know.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, ErrorKind, FromRedisValue, RedisError, RedisWrite, Script, ServerErrorKind, ToRedisArgs, Value};
+use arc_swap::ArcSwapOption;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, RedisError, ServerErrorKind, Value};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
-use super::keys::Keys;
-use super::news::Board;
-use super::{Result, StoreError};
-use crate::model::ids::Instance;
+use super::StoreError;
 
-/// How long connecting may take.
-const CONNECT: Duration = Duration::from_secs(2);
-/// How long a reply may take. A disk that is slow to fsync is waited for; a dead peer is not.
+/// How long making a connection may take.
+pub(super) const CONNECT: Duration = Duration::from_secs(2);
+/// How long a reply may take.
 const REPLY: Duration = Duration::from_secs(5);
 
-macro_rules! scripts {
-    ($($name:ident),+ $(,)?) => {
-        /// The scripts, loaded once.
-        #[expect(non_camel_case_types, reason = "each is named as its file")]
-        #[derive(Debug, Clone, Copy)]
-        pub(super) enum Step { $($name),+, rebuild }
+/// See the module.
+pub(super) struct Link {
+    client: Client,
+    slot: Arc<Slot>,
+    /// Held while a connection is made; when and how that last failed.
+    failed: Mutex<Option<(Instant, String)>>,
+    made: AtomicU64,
+}
 
-        impl Step {
-            fn scripts() -> Vec<Script> {
-                vec![
-                    $(Script::new(concat!(
-                        include_str!("scripts/_common.lua"),
-                        include_str!("scripts/_epoch.lua"),
-                        include_str!(concat!("scripts/", stringify!($name), ".lua")),
-                    ))),+,
-                    // A rebuild is asked for when the memory is not the one known.
-                    Script::new(concat!(include_str!("scripts/_common.lua"), include_str!("scripts/rebuild.lua"))),
-                ]
+#[derive(Default)]
+struct Slot(ArcSwapOption<Connection>);
+
+struct Connection {
+    number: u64,
+    redis: MultiplexedConnection,
+}
+
+impl Slot {
+    /// Drops the connection of this number, if it is still the one.
+    fn drop_connection(&self, number: u64) {
+        self.0.rcu(|current| current.clone().filter(|connection| connection.number != number));
+    }
+}
+
+impl Link {
+    /// `client` speaks RESP3, in which the end of a connection is told at once instead of to the next who tries to use it.
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, slot: Arc::default(), failed: Mutex::new(None), made: AtomicU64::new(0) }
+    }
+
+    /// Sends one command.
+    pub(super) async fn send(&self, command: &Cmd) -> Result<Value, Trouble> {
+        let connection = self.connection().await?;
+        let result = connection.redis.clone().send_packed_command(command).await;
+        match result.and_then(Value::extract_error) {
+            Ok(value) => Ok(value),
+            Err(error) => Err(self.trouble(&connection, error)),
+        }
+    }
+
+    /// Sends commands together; one that fails is a [`Value::ServerError`] among the replies.
+    pub(super) async fn send_all(&self, commands: &Pipeline) -> Result<Vec<Value>, Trouble> {
+        let connection = self.connection().await?;
+        let result = connection.redis.clone().send_packed_commands(commands, 0, commands.len()).await;
+        result.map_err(|error| self.trouble(&connection, error))
+    }
+
+    fn trouble(&self, connection: &Connection, error: RedisError) -> Trouble {
+        if error.is_io_error() || error.is_unrecoverable_error() {
+            self.slot.drop_connection(connection.number);
+        }
+        Trouble::from(error)
+    }
+
+    async fn connection(&self) -> Result<Arc<Connection>, Trouble> {
+        if let Some(connection) = self.slot.0.load_full() {
+            return Ok(connection);
+        }
+        let asked = Instant::now();
+        let mut failed = self.failed.lock().await;
+        if let Some(connection) = self.slot.0.load_full() {
+            return Ok(connection);
+        }
+        if let Some((at, error)) = &*failed
+            && *at >= asked
+        {
+            return Err(Trouble::NotReached(error.clone()));
+        }
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let slot = self.slot.clone();
+        let lost = move |push: PushInfo| {
+            if push.kind == PushKind::Disconnection {
+                slot.drop_connection(number);
+            }
+            Ok::<(), redis::aio::SendError>(())
+        };
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT))
+            .set_response_timeout(Some(REPLY))
+            .set_push_sender(lost);
+        match self.client.get_multiplexed_async_connection_with_config(&config).await {
+            Ok(redis) => {
+                *failed = None;
+                let connection = Arc::new(Connection { number, redis });
+                self.slot.0.store(Some(connection.clone()));
+                Ok(connection)
+            }
+            Err(error) => {
+                *failed = Some((Instant::now(), error.to_string()));
+                Err(Trouble::NotReached(error.to_string()))
             }
         }
-    };
-}
-
-scripts! {
-    submit, confirm, recognize, unconfirm, started, append, behind, intend, exited, finish, grant, adopt, progress, free_orphan,
-    apps, freeze, unfreeze,
-}
-
-/// The memory that is known here: its name, and the highest count of changes seen.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Known {
-    pub(super) epoch: Option<String>,
-    pub(super) seen: u64,
-}
-
-/// Redis, for one instance and one dispatcher. Cheap to clone.
-#[derive(Clone)]
-pub struct Store {
-    pub(super) connection: ConnectionManager,
-    pub(super) shared: Arc<Shared>,
-}
-
-pub(super) struct Shared {
-    pub(super) keys: Keys,
-    pub(super) dispatcher: String,
-    pub(super) retention: Duration,
-    pub(super) known: Mutex<Known>,
-    pub(super) board: Arc<Board>,
-    scripts: Vec<Script>,
-}
-
-/// One argument of a script or a command.
-pub(super) struct Arg<'a>(std::borrow::Cow<'a, [u8]>);
-
-impl<'a> From<&'a str> for Arg<'a> {
-    fn from(text: &'a str) -> Self {
-        Self(text.as_bytes().into())
-    }
-}
-impl<'a> From<&'a [u8]> for Arg<'a> {
-    fn from(bytes: &'a [u8]) -> Self {
-        Self(bytes.into())
-    }
-}
-impl From<String> for Arg<'_> {
-    fn from(text: String) -> Self {
-        Self(text.into_bytes().into())
-    }
-}
-impl From<u64> for Arg<'_> {
-    fn from(number: u64) -> Self {
-        number.to_string().into()
-    }
-}
-impl ToRedisArgs for Arg<'_> {
-    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
-        out.write_arg(&self.0);
     }
 }
 
-/// A script's reply behind status and counter.
-pub(super) struct Reply {
-    pub(super) status: String,
-    rest: std::vec::IntoIter<Value>,
+/// Why a call failed, before it is known what it was about.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// Redis was not reached, or has trouble of its own that may pass.
+    NotReached(String),
+    /// Redis has forgotten the scripts.
+    NoScript,
+    /// Redis answered, and what it holds is not what should be there.
+    Unreadable(String),
 }
 
-impl Reply {
-    /// The next value, as text.
-    pub(super) fn text(&mut self) -> Option<String> {
-        self.rest.next().and_then(|value| String::from_redis_value(value).ok())
-    }
-
-    /// The next value, read from its text.
-    pub(super) fn parse<T: std::str::FromStr>(&mut self) -> Result<T> {
-        let text = self.text();
-        text.as_deref()
-            .and_then(|text| text.parse().ok())
-            .ok_or_else(|| StoreError::Unreadable(format!("a reply of {:?}", self.status)))
-    }
-}
-
-impl From<RedisError> for StoreError {
+impl From<RedisError> for Trouble {
     fn from(error: RedisError) -> Self {
+        use redis::ErrorKind::{Parse, Server, UnexpectedReturnType};
         match error.kind() {
-            // Loading after a start, a fail-over, a disk that cannot be written to: it passes.
-            ErrorKind::Server(ServerErrorKind::ResponseError) | ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
+            Server(ServerErrorKind::NoScript) => Self::NoScript,
+            Server(ServerErrorKind::ResponseError) | Parse | UnexpectedReturnType => {
                 Self::Unreadable(error.to_string())
             }
+            _ if error.code() == Some("WRONGTYPE") => Self::Unreadable(error.to_string()),
+            // Loading, out of memory, read-only, wrong password, gone …: an operator's to mend, and nothing is known.
             _ => Self::NotReached(error.to_string()),
         }
     }
 }
 
-impl Store {
-    /// Connects (with a bound on every reply) and begins to listen for news. Does not fail when Redis is away: calls will.
-    /// `retention`: how long ended jobs are kept.
-    pub async fn connect(url: &str, instance: &Instance, dispatcher: &str, retention: Duration) -> Result<Self> {
-        let client = Client::open(url)
-            .map_err(|error| StoreError::NotReached(format!("redis.url cannot be used: {}", error.category())))?;
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT))
-            .set_response_timeout(Some(REPLY))
-            .set_number_of_retries(1)
-            .set_min_delay(Duration::from_millis(20))
-            .set_max_delay(Duration::from_millis(200));
-        let connection = ConnectionManager::new_lazy_with_config(client.clone(), config)?;
-        let keys = Keys::new(instance);
-        let board = Arc::new(Board::default());
-        tokio::spawn(super::news::listen(client, keys.news(), Arc::downgrade(&board)));
-        let shared = Shared {
-            keys,
-            dispatcher: dispatcher.to_owned(),
-            retention,
-            known: Mutex::default(),
-            board,
-            scripts: Step::scripts(),
-        };
-        Ok(Self { connection, shared: Arc::new(shared) })
-    }
-
-    /// The name under which this dispatcher supervises.
-    pub fn dispatcher(&self) -> &str {
-        &self.shared.dispatcher
-    }
-
-    pub(super) fn keys(&self) -> &Keys {
-        &self.shared.keys
-    }
-
-    pub(super) fn known(&self) -> Known {
-        self.shared.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Runs a script. What is known is read before it is sent, so replies that overtake each other cannot be misread.
-    pub(super) async fn run(&self, step: Step, args: Vec<Arg<'_>>) -> Result<Reply> {
-        let known = self.known();
-        let epoch = known.epoch.ok_or(StoreError::Epoch).or_else(|error| match step {
-            Step::rebuild => Ok(String::new()),
-            _ => Err(error),
-        })?;
-        let retention = u64::try_from(self.shared.retention.as_millis()).unwrap_or(u64::MAX);
-        let mut call = self.shared.scripts[step as usize].prepare_invoke();
-        call.key(self.keys().state())
-            .arg(&self.keys().prefix)
-            .arg(&epoch)
-            .arg(known.seen)
-            .arg(self.dispatcher())
-            .arg(retention);
-        for arg in args {
-            call.arg(arg);
-        }
-        let values: Vec<Value> = call.invoke_async(&mut self.connection.clone()).await?;
-        let mut rest = values.into_iter();
-        let status = rest.next().and_then(|value| String::from_redis_value(value).ok()).unwrap_or_default();
-        let counter = rest.next().and_then(|value| u64::from_redis_value(value).ok()).unwrap_or_default();
-        let mut reply = Reply { status, rest };
-        match reply.status.as_str() {
-            "EPOCH" => Err(StoreError::Epoch),
-            "STALE" => Err(StoreError::Stale(reply.text().unwrap_or_default())),
-            _ => {
-                self.saw(&epoch, counter);
-                Ok(reply)
-            }
+impl Trouble {
+    /// The error that callers see; `place` is what the call was about.
+    pub(super) fn at(self, place: &str) -> StoreError {
+        match self {
+            Self::NotReached(cause) => StoreError::NotReached(cause),
+            Self::NoScript => StoreError::NotReached("Redis does not keep scripts".to_owned()),
+            Self::Unreadable(cause) => StoreError::Unreadable(format!("{place} ({cause})")),
         }
     }
-
-    /// Notes a count of the known memory.
-    fn saw(&self, epoch: &str, counter: u64) {
-        let mut known = self.shared.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.epoch.as_deref() == Some(epoch) {
-            known.seen = known.seen.max(counter);
-        }
-    }
-
-    /// Sends a pipeline that begins with reading the state, in one round trip; refuses what another memory says.
-    pub(super) async fn read<T: FromRedisValue>(&self, fill: impl FnOnce(&mut redis::Pipeline, &Keys)) -> Result<T> {
-        let known = self.known();
-        let mut pipe = redis::pipe();
-        pipe.cmd("HMGET").arg(self.keys().state()).arg("epoch").arg("counter");
-        fill(&mut pipe, self.keys());
-        let mut values: Vec<Value> = pipe.query_async(&mut self.connection.clone()).await?;
-        if values.is_empty() {
-            return Err(StoreError::Unreadable("a pipeline's reply".into()));
-        }
-        let (epoch, counter): (Option<String>, Option<u64>) =
-            redis::from_redis_value(values.remove(0)).map_err(parse)?;
-        if epoch.is_none() || epoch != known.epoch || counter.unwrap_or_default() < known.seen {
-            return Err(StoreError::Epoch);
-        }
-        redis::from_redis_value(Value::Array(values)).map_err(parse)
-    }
-}
-
-/// A reply that is not of the form that the command gives.
-pub(super) fn parse(error: redis::ParsingError) -> StoreError {
-    StoreError::Unreadable(error.to_string())
 }

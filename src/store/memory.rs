@@ -1,77 +1,172 @@
-//! Whether Redis' memory is the one known here, and putting the engine's truth in its place.
+//! Redis' memory: whether it is the one known here, and what to do when it is not.
+//!
+//! A memory is named by its *epoch*, a random name, and dated by its *counter*, which every change of state raises. A rebuild
+//! gives it a new epoch and lifts the counter above Redis' clock in microseconds, which no sequence of changes outruns. So a
+//! memory with another epoch and a higher counter than any seen here was rebuilt by another dispatcher and is taken up; one with
+//! a lower counter is old, whatever its epoch.
 
-use std::sync::PoisonError;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::link::{Arg, Known, Step};
-use super::{Memory, Rescued, Result, Store};
+use redis::Value;
+
+use super::value::{items, number, text};
+use super::{Memory, Rescued, Result, Store, StoreError, scripts};
+
+/// A memory as it is known here.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) epoch: String,
+    seen: AtomicU64,
+}
+
+impl Known {
+    fn new(epoch: &str, counter: u64) -> Self {
+        Self { epoch: epoch.to_owned(), seen: AtomicU64::new(counter) }
+    }
+
+    /// The highest counter seen so far.
+    pub(super) fn seen(&self) -> u64 {
+        self.seen.load(Ordering::Acquire)
+    }
+
+    pub(super) fn see(&self, counter: u64) {
+        self.seen.fetch_max(counter, Ordering::AcqRel);
+    }
+
+    /// Compares `state` with what is known; `seen` is the counter that was seen before sending.
+    pub(super) fn check(&self, state: &Value, seen: u64) -> Result<()> {
+        match text(state).and_then(memory_of) {
+            Some((epoch, counter)) if epoch == self.epoch && counter >= seen => {
+                self.see(counter);
+                Ok(())
+            }
+            Some(_) | None => Err(StoreError::Epoch),
+        }
+    }
+}
+
+/// Epoch and counter, as they stand in `state`.
+fn memory_of(state: &str) -> Option<(&str, u64)> {
+    let (epoch, counter) = state.split_once(' ')?;
+    Some((epoch, counter.parse().ok()?))
+}
 
 impl Store {
+    pub(super) fn known(&self) -> Option<Arc<Known>> {
+        self.shared.known.load_full()
+    }
+
+    /// The memory known here, as `rebuild` takes it in `found`: with the count of its changes, so that a rebuild which was decided
+    /// on an older look at it does not take place.
+    pub fn epoch(&self) -> Option<String> {
+        self.known().map(|known| format!("{} {}", known.epoch, known.seen()))
+    }
+
     /// Compares Redis' epoch and count with what is known here; knows the epoch that it finds when another has rebuilt it.
-    ///
-    /// A rebuild never lowers the count below what its maker had seen, so an epoch that is not known but has a count at least
-    /// as high is a newer memory; with a lower count it may be an older one, and is rebuilt once more.
     pub async fn memory(&self) -> Result<Memory> {
-        let mut command = redis::cmd("HMGET");
-        command.arg(self.keys().state()).arg("epoch").arg("counter");
-        let (epoch, counter): (Option<String>, Option<u64>) = command.query_async(&mut self.connection.clone()).await?;
-        let counter = counter.unwrap_or_default();
-        let mut known = self.shared.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if epoch.is_none() || counter < known.seen {
-            return Ok(Memory::Strange { found: epoch });
+        let known = self.known();
+        let seen = known.as_ref().map_or(0, |known| known.seen());
+        // What is no string is no memory: `MGET` does not fail on it.
+        let mut ask = redis::cmd("MGET");
+        ask.arg(self.keys().state());
+        let state = self.quick().send(&ask).await.map_err(|trouble| trouble.at("state"))?;
+        let found = items(state).first().and_then(text).map(str::to_owned);
+        let Some((epoch, counter)) = found.as_deref().and_then(memory_of) else {
+            return Ok(Memory::Strange { found });
+        };
+        match known {
+            Some(known) if known.epoch == epoch && counter >= seen => known.see(counter),
+            Some(known) if known.epoch == epoch || counter <= seen => {
+                return Ok(Memory::Strange { found });
+            }
+            // Nothing was known, or another dispatcher has rebuilt it.
+            before @ (None | Some(_)) => {
+                self.shared.known.compare_and_swap(&before, Some(Arc::new(Known::new(epoch, counter))));
+            }
         }
-        *known = Known { epoch, seen: counter };
         Ok(Memory::Known)
     }
 
-    /// The epoch known here.
-    pub fn epoch(&self) -> Option<String> {
-        self.known().epoch
-    }
-
-    /// Replaces what Redis believes by what the engine shows, in one script, if the epoch is still `found`; false: another
-    /// dispatcher was first. Jobs in Redis that have not ended, are of this `engine` or have none, and are not among
-    /// `rescued`, become `lost`; locks, fences and queues follow. Retried whole by its caller.
+    /// Replaces what Redis believes by what the engine shows, in one script, if what stands there is still `found`; false: another
+    /// dispatcher was first, or state has changed since. Jobs in Redis that have not ended, are of this `engine` or have none, and
+    /// are not among `rescued`, become `lost`; locks, fences and queues follow. `epoch` is a new random name. Retried whole by its
+    /// caller, which looks at the memory and the engine anew.
     pub async fn rebuild(&self, found: Option<&str>, epoch: &str, engine: &str, rescued: &[Rescued]) -> Result<bool> {
-        let mut args: Vec<Arg<'_>> =
-            vec![found.unwrap_or_default().into(), epoch.into(), engine.into(), (rescued.len() as u64).into()];
-        for one in rescued {
-            args.push(one.job.to_string().into());
-            args.push(one.job.ms().into());
-            args.push(one.deployment_id.as_str().into());
-            args.push(one.inventory.as_str().into());
-            args.push(one.action.as_str().into());
-            args.push(one.fence.0.into());
-            args.push(one.container.as_deref().unwrap_or_default().into());
-            args.push(if one.holds { "1" } else { "" }.into());
-            args.push(one.sealed.as_deref().unwrap_or_default().into());
+        let known = self.known();
+        let seen = known.as_ref().map_or(0, |known| known.seen());
+        let reply = self
+            .eval(&scripts::REBUILD, self.quick(), found.unwrap_or_default(), seen, |call| {
+                call.arg(epoch).arg(engine).arg(self.retention_ms());
+                for it in rescued {
+                    call.arg(it.job.to_string()).arg(it.deployment_id.as_str()).arg(it.inventory.as_str());
+                    call.arg(it.action.as_str()).arg(it.fence.0).arg(it.container.as_deref().unwrap_or_default());
+                    call.arg(u8::from(it.holds)).arg(u8::from(it.sealed.is_some()));
+                    call.arg(it.sealed.as_deref().unwrap_or_default()).arg(it.job.ms());
+                }
+            })
+            .await?;
+        match reply.word.as_str() {
+            "OK" => {
+                self.shared.known.store(Some(Arc::new(Known::new(epoch, reply.counter))));
+                Ok(true)
+            }
+            "LOST" => Ok(false),
+            _ => reply.unexpected(),
         }
-        Ok(self.run(Step::rebuild, args).await?.status == "OK")
     }
 
-    /// Gives a sign of life of this dispatcher, good for `ttl`.
+    /// Gives a sign of life of this dispatcher, good for `ttl`. Learns on the way how often state has changed.
     pub async fn heartbeat(&self, ttl: Duration) -> Result<()> {
+        let known = self.known();
         let key = self.keys().dispatcher(self.dispatcher());
-        let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        let mut command = redis::cmd("SET");
-        command.arg(key).arg("1").arg("PX").arg(ttl);
-        Ok(command.query_async(&mut self.connection.clone()).await?)
+        let mut pipe = redis::pipe();
+        pipe.cmd("SET").arg(&key).arg(1).arg("PX").arg(millis(ttl));
+        pipe.cmd("GET").arg(self.keys().state());
+        let mut replies = self.quick().send_all(&pipe).await.map_err(|trouble| trouble.at(&key))?.into_iter();
+        let set = replies.next().unwrap_or_default().extract_error();
+        set.map_err(|error| super::Trouble::from(error).at(&key))?;
+        if let Some(known) = known {
+            let seen = known.seen();
+            // A strange memory is found by whoever reads or writes it; a sign of life may be given in any.
+            let _strange = known.check(&replies.next().unwrap_or_default(), seen);
+        }
+        Ok(())
     }
 
     /// Takes the sign of life back, so that others adopt at once.
     pub async fn goodbye(&self) -> Result<()> {
         let key = self.keys().dispatcher(self.dispatcher());
-        Ok(redis::cmd("DEL").arg(key).query_async(&mut self.connection.clone()).await?)
+        let mut command = redis::cmd("DEL");
+        command.arg(&key);
+        self.quick().send(&command).await.map(drop).map_err(|trouble| trouble.at(&key))
     }
 
     /// A round trip, for readiness.
     pub async fn ping(&self) -> Result<()> {
-        Ok(redis::cmd("PING").query_async(&mut self.connection.clone()).await?)
+        self.quick().send(&redis::cmd("PING")).await.map(drop).map_err(|trouble| trouble.at("PING"))
     }
 
     /// Redis' clock in milliseconds since 1970.
     pub async fn now_ms(&self) -> Result<u64> {
-        let (s, us): (u64, u64) = redis::cmd("TIME").query_async(&mut self.connection.clone()).await?;
-        Ok(s * 1000 + us / 1000)
+        let time = self.quick().send(&redis::cmd("TIME")).await.map_err(|trouble| trouble.at("TIME"))?;
+        time_ms(time).ok_or_else(|| StoreError::Unreadable("TIME".to_owned()))
     }
+
+    /// How long ended jobs are kept, in milliseconds.
+    pub(super) fn retention_ms(&self) -> u64 {
+        millis(self.shared.retention)
+    }
+}
+
+/// Milliseconds as Redis takes them for an expiry: at least 1.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, 1 << 52)
+}
+
+/// The reply to `TIME` in milliseconds.
+pub(super) fn time_ms(time: Value) -> Option<u64> {
+    let [seconds, micros]: [Value; 2] = items(time).try_into().ok()?;
+    Some(number::<u64>(&seconds)? * 1000 + number::<u64>(&micros)? / 1000)
 }

@@ -6,26 +6,50 @@
 //! has been changed. A write about a job carries the supervisor's lease number and is refused as [`StoreError::Stale`] when a
 //! later supervisor has taken over.
 //!
-//! `keys.rs` is the whole keyspace. Redis is not hidden behind an abstraction: callers know that there are round trips.
+//! ```text
+//!  admission  submit, grant, adopt ─┐
+//!  life       confirm … finish ─────┼─▶ scripts ──▶ link: quick ───┐
+//!  locks, apps, memory ─────────────┘                              │
+//!  output     append, the move at the end ───────▶ link: intake ───┼──▶ Redis ──▶ news ──▶ whoever watches a job
+//!  door, output   polls, ranges of output ───────▶ link: outlet ───┤
+//!  read       records, lists ────────────────────▶ link: quick ────┘
+//! ```
+//!
+//! `keys` is the whole keyspace. Redis is not hidden behind an abstraction: callers know that there are round trips. Nothing is
+//! ever sent twice from here: what a lost reply means, the caller knows, and every step may be repeated.
 
+mod admission;
 mod apps;
+mod door;
 mod keys;
 mod life;
 mod link;
+mod locks;
 mod memory;
 mod news;
+mod output;
 mod read;
 mod record;
+mod scripts;
+mod types;
+mod value;
 
-use serde_json::{Map, Value};
+use std::sync::Arc;
+use std::time::Duration;
+use std::vec::IntoIter;
 
-use crate::model::app::App;
-use crate::model::ids::{Action, DeploymentId, Inventory, JobId};
-use crate::model::job::{Record, WhenBusy};
-use crate::model::lock::{Fence, Held};
+use arc_swap::ArcSwapOption;
+use redis::{Client, IntoConnectionInfo as _, Pipeline, ProtocolVersion, Value};
+use tokio::task::AbortHandle;
 
-pub use link::Store;
-pub use news::News;
+use crate::model::ids::Instance;
+use apps::AppList;
+use keys::Keys;
+use link::{Link, Trouble};
+use memory::Known;
+use news::Watchers;
+
+pub use types::*;
 
 /// Why Redis did not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -47,193 +71,128 @@ pub enum StoreError {
 /// The result of a call to Redis.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
-/// A job to be accepted. The id is drawn before, so that asking again is harmless.
-#[derive(Debug, Clone)]
-pub struct NewJob {
-    /// Its id.
-    pub id: JobId,
-    /// The app.
-    pub deployment_id: DeploymentId,
-    /// The app's inventory.
-    pub inventory: Inventory,
-    /// The app's action.
-    pub action: Action,
-    /// What to do if the inventory is taken.
-    pub when_busy: WhenBusy,
-    /// The job's secrets and variables, encrypted (see `crate::pepper`).
-    pub sealed: Vec<u8>,
-    /// `Idempotency-Key` of the request, and a digest of the request.
-    pub idempotency: Option<(String, String)>,
+/// Redis, for one instance and one dispatcher. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
 }
 
-/// What became of a request.
-#[derive(Debug)]
-pub enum Submitted {
-    /// It got the lock; the caller supervises it.
-    Started(Held),
-    /// It waits, in this place of the queue counted from 1.
-    Queued {
-        /// The place.
-        position: u64,
-    },
-    /// This very request was accepted before, as this job (a retry by id or by `Idempotency-Key`).
-    Exists(JobId),
-    /// The `Idempotency-Key` was used with another request.
-    KeyReused,
-    /// The inventory is taken, and the request said `reject`.
-    Busy {
-        /// Who holds it.
-        holder: JobId,
-    },
-    /// The inventory is frozen, and the request said `reject` (others wait).
-    Frozen(Freeze),
+struct Shared {
+    keys: Keys,
+    dispatcher: String,
+    retention: Duration,
+    /// For what is small and must be quick.
+    quick: Link,
+    /// For output on its way in, and
+    intake: Link,
+    /// for output on its way out: so that a flood of it, or somebody who reads a large piece, holds up nothing else.
+    outlet: Link,
+    known: ArcSwapOption<Known>,
+    /// A copy of the list of apps, good for as long as its version is the one in Redis.
+    apps: ArcSwapOption<AppList>,
+    watchers: Arc<Watchers>,
+    listener: AbortHandle,
 }
 
-/// A freeze in force.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Freeze {
-    /// Why.
-    pub reason: String,
-    /// Who froze it.
-    pub by: String,
-    /// When it ends by itself, in milliseconds since 1970.
-    pub until_ms: Option<u64>,
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
 }
 
-/// An app as it is stored: with the keyed hash of its secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredApp {
-    /// The app.
-    pub app: App,
-    /// HMAC-SHA-256 of its secret, keyed with the pepper.
-    pub hash: Vec<u8>,
+impl Store {
+    /// Connects (with a bound on every reply) and begins to listen for news. Does not fail when Redis is away: calls will.
+    /// It fails when `url` cannot be used at all. `retention`: how long ended jobs are kept.
+    pub async fn connect(url: &str, instance: &Instance, dispatcher: &str, retention: Duration) -> Result<Self> {
+        let speaking = |protocol| {
+            let info = url.into_connection_info()?;
+            let settings = info.redis_settings().clone().set_protocol(protocol).set_skip_set_lib_name();
+            Client::open(info.set_redis_settings(settings))
+        };
+        // The message of the library names what is wrong with the URL, without repeating it.
+        let unusable = |error: redis::RedisError| StoreError::NotReached(format!("redis.url cannot be used: {error}"));
+        let client = speaking(ProtocolVersion::RESP3).map_err(unusable)?;
+        let listening = speaking(ProtocolVersion::RESP2).map_err(unusable)?;
+        let keys = Keys::new(instance);
+        let watchers = Arc::new(Watchers::default());
+        let listener = tokio::spawn(news::listen(listening, keys.news(), watchers.clone())).abort_handle();
+        let shared = Shared {
+            keys,
+            dispatcher: dispatcher.to_owned(),
+            retention,
+            quick: Link::new(client.clone()),
+            intake: Link::new(client.clone()),
+            outlet: Link::new(client),
+            known: ArcSwapOption::empty(),
+            apps: ArcSwapOption::empty(),
+            watchers,
+            listener,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The name under which this dispatcher supervises.
+    pub fn dispatcher(&self) -> &str {
+        &self.shared.dispatcher
+    }
+
+    fn keys(&self) -> &Keys {
+        &self.shared.keys
+    }
+
+    fn quick(&self) -> &Link {
+        &self.shared.quick
+    }
+
+    fn intake(&self) -> &Link {
+        &self.shared.intake
+    }
+
+    fn outlet(&self) -> &Link {
+        &self.shared.outlet
+    }
+
+    /// Reads in one `MGET` together with the check of the memory, and in commands behind it, in one round trip. `reads` adds keys,
+    /// and then commands.
+    async fn read_with_state(
+        &self,
+        link: &Link,
+        place: &str,
+        reads: impl FnOnce(&mut Pipeline),
+    ) -> Result<(IntoIter<Value>, Answers)> {
+        let known = self.known().ok_or(StoreError::Epoch)?;
+        let seen = known.seen();
+        let mut pipe = Pipeline::with_capacity(3);
+        pipe.cmd("MGET").arg(self.keys().state());
+        reads(&mut pipe);
+        let mut replies = link.send_all(&pipe).await.map_err(|trouble| trouble.at(place))?.into_iter();
+        let mut values = replies.next().map(value::items).unwrap_or_default().into_iter();
+        known.check(&values.next().unwrap_or_default(), seen)?;
+        Ok((values, Answers { replies, place: place.to_owned() }))
+    }
+
+    /// Reads, in one round trip: `reads` puts its commands behind the check of the memory, and the replies come in their order.
+    async fn read(&self, link: &Link, place: &str, reads: impl FnOnce(&mut Pipeline)) -> Result<Answers> {
+        let known = self.known().ok_or(StoreError::Epoch)?;
+        let seen = known.seen();
+        let mut pipe = Pipeline::with_capacity(6);
+        pipe.cmd("GET").arg(self.keys().state());
+        reads(&mut pipe);
+        let mut replies = link.send_all(&pipe).await.map_err(|trouble| trouble.at(place))?.into_iter();
+        known.check(&replies.next().unwrap_or_default(), seen)?;
+        Ok(Answers { replies, place: place.to_owned() })
+    }
 }
 
-/// What a request's credentials are checked against, read in one round trip with whatever it asked for.
-#[derive(Debug, Clone, Default)]
-pub struct Door {
-    /// The app, if the feed lists it.
-    pub app: Option<StoredApp>,
-    /// Seconds for which this address or this app gets no further try; none: go on.
-    pub barred: Option<u64>,
+/// Replies to reads, in order.
+struct Answers {
+    replies: IntoIter<Value>,
+    place: String,
 }
 
-/// A poll's answer: credentials, and the job's state and output, read in one round trip.
-#[derive(Debug, Clone, Default)]
-pub struct Polled {
-    /// The credentials' side.
-    pub door: Door,
-    /// The job; none: no such job.
-    pub job: Option<Brief>,
-    /// The job's readable output, read after the state.
-    pub output: String,
-}
-
-/// What must be known of a job to show its output.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Brief {
-    /// The app that it was asked for.
-    pub deployment_id: DeploymentId,
-    /// What it deploys to.
-    pub inventory: Inventory,
-    /// Where it is.
-    pub state: crate::model::job::State,
-}
-
-/// A range of a job's output, with credentials and state, read in one round trip.
-#[derive(Debug, Clone, Default)]
-pub struct Ranged {
-    /// The credentials' side.
-    pub door: Door,
-    /// The job; none: no such job.
-    pub job: Option<Brief>,
-    /// The bytes, read after the state.
-    pub bytes: Vec<u8>,
-    /// Bytes of output that could be read then.
-    pub length: u64,
-}
-
-/// A job as the API shows it.
-#[derive(Debug, Clone)]
-pub struct JobView {
-    /// The record.
-    pub record: Record,
-    /// Bytes of output that can be read.
-    pub output_bytes: u64,
-    /// Its place in the queue, counted from 1, while it waits.
-    pub queue_position: Option<u64>,
-    /// What the container last reported: a JSON object.
-    pub progress: Option<Map<String, Value>>,
-}
-
-/// A live job as the reconciler sees it.
-#[derive(Debug, Clone)]
-pub struct Live {
-    /// The record.
-    pub record: Record,
-    /// Whether the dispatcher that supervises it gives signs of life.
-    pub owner_alive: bool,
-}
-
-/// Filter of the list of jobs.
-#[derive(Debug, Clone, Default)]
-pub struct JobFilter {
-    /// Only of this app.
-    pub deployment_id: Option<DeploymentId>,
-    /// Only of this inventory.
-    pub inventory: Option<Inventory>,
-    /// Only in one of these states (words of `State`); empty: any.
-    pub states: Vec<String>,
-    /// Only older than this job.
-    pub before: Option<JobId>,
-    /// At most so many (1 to 200).
-    pub limit: usize,
-}
-
-/// One lock or freeze or queue, by inventory.
-#[derive(Debug, Clone)]
-pub struct LockState {
-    /// The inventory.
-    pub inventory: Inventory,
-    /// The job that holds it.
-    pub holder: Option<JobId>,
-    /// That job's record; none: unreadable or gone.
-    pub record: Option<Record>,
-    /// Jobs that wait, in order.
-    pub waiting: Vec<JobId>,
-    /// The freeze in force.
-    pub freeze: Option<Freeze>,
-}
-
-/// Whether Redis' memory is the one known here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Memory {
-    /// It is (or another dispatcher has rebuilt it and this one now knows the new one).
-    Known,
-    /// It is missing or older. `found` is the epoch that stands there now: what `rebuild` must still find.
-    Strange {
-        /// The epoch that stands there, if any.
-        found: Option<String>,
-    },
-}
-
-/// A container found on the engine, as a rebuild takes it over: running or ended, and adopted from then on like any other.
-#[derive(Debug, Clone)]
-pub struct Rescued {
-    /// The job on its label.
-    pub job: JobId,
-    /// Its app.
-    pub deployment_id: DeploymentId,
-    /// Its inventory.
-    pub inventory: Inventory,
-    /// Its action.
-    pub action: Action,
-    /// Its fence.
-    pub fence: Fence,
-    /// The container; none: it was never started and has been removed, so the job is `lost`.
-    pub container: Option<String>,
-    /// Whether it bears the inventory's name still, and so holds the lock.
-    pub holds: bool,
-    /// The job's secrets, encrypted, as read from the container's own layer.
-    pub sealed: Option<Vec<u8>>,
+impl Answers {
+    fn next(&mut self) -> Result<Value> {
+        let value = self.replies.next().unwrap_or_default();
+        value.extract_error().map_err(|error| Trouble::from(error).at(&self.place))
+    }
 }

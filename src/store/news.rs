@@ -1,112 +1,172 @@
-//! News: who waits for something to change is woken by what any dispatcher writes.
+//! News: one connection listens for all, and wakes those who watch a job.
+//!
+//! Redis forgets a message that nobody hears, so whoever watches is woken when the connection has been made anew: something may
+//! have happened in between.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use redis::aio::PubSub;
+use redis::{Client, RedisResult, Value};
 use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
-use super::Store;
+use super::link::CONNECT;
+use super::{News, Store};
 use crate::model::ids::JobId;
 
-/// Pause before listening again when the connection was lost.
-const AGAIN: Duration = Duration::from_millis(100);
-/// From this many entries on, those that nobody waits for are dropped now and then.
-const CLEAN_FROM: usize = 64;
+/// How long the connection may be silent before it is asked whether it still stands.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long to wait before the second try to connect; doubled from try to try.
+const FIRST_WAIT: Duration = Duration::from_millis(20);
+/// The longest wait between two tries.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// News about a job: woken after something was written about it, by whichever dispatcher.
-///
-/// A wake-up says "look again", not what changed: a missed one is made good by the wake-up that follows a lost connection.
-#[derive(Debug, Clone)]
-pub struct News {
-    /// Counts changes of state (intent, start, end …).
-    pub state: watch::Receiver<u64>,
-    /// Counts writes of output.
-    pub output: watch::Receiver<u64>,
+/// Who watches which job.
+#[derive(Default)]
+pub(super) struct Watchers(Mutex<Watched>);
+
+#[derive(Default)]
+struct Watched {
+    jobs: HashMap<JobId, Senders>,
+    /// At so many entries those that nobody watches any more are looked for.
+    sweep_at: usize,
 }
 
-struct Bell {
+struct Senders {
     state: watch::Sender<u64>,
     output: watch::Sender<u64>,
 }
 
-impl Bell {
-    fn waited_for(&self) -> bool {
-        self.state.receiver_count() + self.output.receiver_count() > 0
+impl Senders {
+    fn watched(&self) -> bool {
+        self.state.receiver_count() > 0 || self.output.receiver_count() > 0
     }
 }
 
-/// Who waits for news of which job.
-#[derive(Default)]
-pub(super) struct Board {
-    bells: Mutex<(HashMap<JobId, Bell>, usize)>,
+fn wake(sender: &watch::Sender<u64>) {
+    sender.send_modify(|count| *count += 1);
 }
 
-impl Board {
-    fn wait_for(&self, job: JobId) -> News {
-        let mut bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
-        let (bells, clean_at) = &mut *bells;
-        if bells.len() >= (*clean_at).max(CLEAN_FROM) {
-            bells.retain(|_, bell| bell.waited_for());
-            *clean_at = bells.len() * 2;
-        }
-        let bell =
-            bells.entry(job).or_insert_with(|| Bell { state: watch::Sender::new(0), output: watch::Sender::new(0) });
-        News { state: bell.state.subscribe(), output: bell.output.subscribe() }
+impl Watchers {
+    fn locked(&self) -> std::sync::MutexGuard<'_, Watched> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in a message of the channel.
-    fn ring(&self, message: &str) {
-        let Some((kind, job)) = message.split_once(' ').and_then(|(kind, id)| Some((kind, id.parse::<JobId>().ok()?)))
-        else {
-            return self.ring_all();
-        };
-        let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bell) = bells.0.get(&job) {
-            if kind == "o" { &bell.output } else { &bell.state }.send_modify(|count| *count += 1);
+    fn watch(&self, job: JobId) -> News {
+        let mut watched = self.locked();
+        if watched.jobs.len() >= watched.sweep_at {
+            watched.jobs.retain(|_, senders| senders.watched());
+            watched.sweep_at = (watched.jobs.len() * 2).max(64);
+        }
+        let senders = watched
+            .jobs
+            .entry(job)
+            .or_insert_with(|| Senders { state: watch::Sender::new(0), output: watch::Sender::new(0) });
+        News { state: senders.state.subscribe(), output: senders.output.subscribe() }
+    }
+
+    /// Takes in a message: `o` or `s`, a blank, a job.
+    fn hear(&self, message: &[u8]) {
+        let Ok(text) = std::str::from_utf8(message) else { return };
+        let Some((kind, job)) = text.split_once(' ') else { return };
+        let Ok(job) = job.parse::<JobId>() else { return };
+        let mut watched = self.locked();
+        let Some(senders) = watched.jobs.get(&job) else { return };
+        match kind {
+            _ if !senders.watched() => {
+                watched.jobs.remove(&job);
+            }
+            "o" => wake(&senders.output),
+            "s" => wake(&senders.state),
+            _ => {}
         }
     }
 
-    fn ring_all(&self) {
-        for bell in self.bells.lock().unwrap_or_else(PoisonError::into_inner).0.values() {
-            bell.state.send_modify(|count| *count += 1);
-            bell.output.send_modify(|count| *count += 1);
+    fn wake_all(&self) {
+        for senders in self.locked().jobs.values() {
+            wake(&senders.state);
+            wake(&senders.output);
         }
-    }
-}
-
-/// Listens for as long as there is a board. Everybody is woken after each new beginning, because something may have been missed.
-pub(super) async fn listen(client: redis::Client, channel: String, board: Weak<Board>) {
-    while board.strong_count() > 0 {
-        if let Err(error) = listen_once(&client, &channel, &board).await {
-            tracing::debug!(%error, "not listening for news; trying again");
-        }
-        if let Some(board) = board.upgrade() {
-            board.ring_all();
-        }
-        tokio::time::sleep(AGAIN).await;
     }
 }
 
-async fn listen_once(client: &redis::Client, channel: &str, board: &Weak<Board>) -> redis::RedisResult<()> {
-    let mut subscription = client.get_async_pubsub().await?;
-    subscription.subscribe(channel).await?;
-    if let Some(board) = board.upgrade() {
-        board.ring_all();
+/// Listens for as long as it is let.
+pub(super) async fn listen(client: Client, channel: String, watchers: Arc<Watchers>) {
+    let mut wait = Duration::ZERO;
+    loop {
+        match timeout(CONNECT, subscribe(&client, &channel)).await {
+            Ok(Ok(connection)) => {
+                wait = Duration::ZERO;
+                watchers.wake_all();
+                hear(connection, &watchers).await;
+                tracing::debug!("the connection for news was lost; it is made anew");
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "the connection for news could not be made"),
+            Err(_) => tracing::debug!("the connection for news could not be made in time"),
+        }
+        sleep(wait).await;
+        wait = (wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
     }
-    let mut messages = subscription.on_message();
-    while let Some(message) = messages.next().await {
-        let Some(board) = board.upgrade() else { break };
-        let text: String = message.get_payload()?;
-        board.ring(&text);
+}
+
+async fn subscribe(client: &Client, channel: &str) -> RedisResult<PubSub> {
+    let mut connection = client.get_async_pubsub().await?;
+    connection.subscribe(channel).await?;
+    Ok(connection)
+}
+
+/// Passes messages on until the connection is lost.
+async fn hear(connection: PubSub, watchers: &Watchers) {
+    let (mut sink, mut stream) = connection.split();
+    loop {
+        match timeout(SILENCE, stream.next()).await {
+            Ok(Some(message)) => watchers.hear(message.get_payload_bytes()),
+            Ok(None) => return,
+            Err(_silent) => match timeout(CONNECT, sink.ping::<Value>()).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) | Err(_) => return,
+            },
+        }
     }
-    Ok(())
 }
 
 impl Store {
     /// Wakes when something is written about a job.
     pub fn news(&self, job: JobId) -> News {
-        self.shared.board.wait_for(job)
+        self.shared.watchers.watch(job)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_watch_are_woken_and_those_who_left_are_forgotten() {
+        let watchers = Watchers::default();
+        let (job, other) = (JobId::new(1, 1), JobId::new(1, 2));
+        let mut news = watchers.watch(job);
+        let second = watchers.watch(job);
+        watchers.hear(format!("s {other}").as_bytes());
+        watchers.hear(b"s");
+        watchers.hear(b"\xff");
+        assert!(!news.state.has_changed().expect("open"));
+        watchers.hear(format!("s {job}").as_bytes());
+        assert!(news.state.has_changed().expect("open") && !news.output.has_changed().expect("open"));
+        news.state.mark_unchanged();
+        watchers.wake_all();
+        assert!(news.state.has_changed().expect("open") && news.output.has_changed().expect("open"));
+        drop(second);
+        assert_eq!(watchers.locked().jobs.len(), 1);
+        drop(news);
+        watchers.hear(format!("o {job}").as_bytes());
+        assert_eq!(watchers.locked().jobs.len(), 0);
+        for n in 0..1000 {
+            watchers.watch(JobId::new(2, n));
+        }
+        assert!(watchers.locked().jobs.len() <= 64);
     }
 }

@@ -206,3 +206,36 @@ async fn a_feed_with_a_token_is_answered_ok_and_without_one_only_to_its_networks
     assert_eq!(send(Some("not the feed's token")).await, "error");
     assert_eq!(send(Some(FEED_TOKEN)).await, "ok");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_polite_stop_leaves_the_job_running_and_a_redis_that_is_away_is_not_an_answer() {
+    let mut service = Service::start(&[("LOCKSTEP_RUNNER_ACTIONS", "nap=sleep 2")]).await;
+    service.feed(&[("nap", "nap", "nap")]).await;
+    let body = json!({"deployment_id": "nap", "deployment_secret": "secret-of-nap"});
+    let (_, answer) = service.post("/app-deploy/", &body).await;
+    let job = answer["job_id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
+    let body = json!({"deployment_id": "nap", "deployment_secret": "secret-of-nap", "job_id": job});
+    eventually("it runs", async || (service.post("/job-status/", &body).await.1["status"] == "running").then_some(()))
+        .await;
+    let told = Command::new("kill").args(["-TERM", &service.pid().to_string()]).status().expect("kill runs");
+    assert!(told.success());
+    assert!(service.ended().success(), "a polite stop is no failure");
+    service.spawn();
+    service.ready().await;
+    let finished = eventually("it is finished", async || {
+        Some(service.post("/job-status/", &body).await.1).filter(|answer| answer["status"] == "finished")
+    })
+    .await;
+    assert_eq!(finished["outcome"], "success");
+
+    service.redis.kill();
+    let (status, answer) = service.post("/job-status/", &body).await;
+    assert_eq!((status, &answer["status"]), (503, &json!("error")), "{answer}");
+    assert!(answer["output"].is_string(), "{answer}");
+    let ready = service.client().get(service.url("/readyz")).send().await.expect("an answer");
+    assert_eq!(ready.status(), 503);
+    assert!(ready.text().await.expect("text").contains("redis"));
+    service.redis.restart().await;
+    eventually("it answers again", async || (service.post("/job-status/", &body).await.0 == 200).then_some(())).await;
+    assert_eq!(service.post("/job-status/", &body).await.1, finished);
+}

@@ -7,6 +7,8 @@ mod dispatch;
 mod doctor;
 mod documents;
 mod e2e;
+mod engine;
 mod self_deploy;
 mod serve;
+mod store;
 mod support;

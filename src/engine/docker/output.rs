@@ -5,12 +5,10 @@
 //! So this one call, which is all about bytes, is not made through bollard: what has arrived is read and unpacked together. A line that
 //! comes alone goes on at once, and a log that is silent holds no buffer.
 //!
-//! A follower may end early: Docker 20.10 now and then ends it, as if all were told, when the container ends while the follower is
-//! still behind. So pieces are asked for with their times, and at the end the time of the last one is compared with that of the
-//! log's last line; when they differ, the end is trouble, and whoever follows begins again where he was.
-//!
-//! Docker's followers have been known not to end with their container, and a connection to a host that vanished never
-//! ends. So a log that is silent for [`SILENCE`] is compared with its container.
+//! Docker up to 22 ends a follower as soon as the container has ended, whether it has read everything or not. So what is behind the last
+//! frame is asked for once more when nothing can be added any more, and only then is the end an end. Docker's followers
+//! have also been known not to end at all, and a connection to a host that vanished never does: a log that is silent for
+//! [`SILENCE`] is compared with its container.
 
 use std::io;
 use std::time::Duration;
@@ -32,8 +30,10 @@ const READ: usize = 64 * 1024;
 const HEAD_MAX: usize = 16 * 1024;
 /// Silence after which the container is looked at.
 const SILENCE: Duration = Duration::from_secs(30);
-/// How long the log of a container that does not run may still take to end.
-const END_LAG: Duration = Duration::from_secs(5);
+/// How long a log may take to end after its container, or a container after its log.
+const END_LAG: Duration = Duration::from_secs(15);
+/// Frames that are looked at first for what is behind the last one. A frame has at most 16 KiB.
+const WINDOW: u64 = 128;
 
 enum Socket {
     Unix(UnixStream),
@@ -81,23 +81,13 @@ impl Socket {
     }
 }
 
-struct Reader {
-    docker: Docker,
-    container: String,
-    /// None once there is nothing more to read.
-    socket: Option<Socket>,
-    frames: Frames,
-    /// Came together with the head.
-    ahead: BytesMut,
-    trouble: Option<EngineError>,
-}
-
 /// Opens a container's log.
 pub(super) async fn follow(docker: Docker, container: &str) -> Result<Output> {
-    let (socket, ahead) = open(&docker, container, "follow=true&tail=all").await?;
+    let (socket, ahead) = ask(&docker, container, "follow=true&tail=all").await?;
     let reader = Reader {
         docker,
         container: container.to_owned(),
+        stage: Stage::Following,
         socket: Some(socket),
         frames: Frames::default(),
         ahead,
@@ -109,18 +99,19 @@ pub(super) async fn follow(docker: Docker, container: &str) -> Result<Output> {
     })))
 }
 
-/// Asks for the log, within a bound; returns what follows the head of the reply, once it is known to be one.
-async fn open(docker: &Docker, container: &str, how: &str) -> Result<(Socket, BytesMut)> {
-    let opened = tokio::time::timeout(QUESTION, ask(&docker.host, container, how)).await;
+/// Asks for the log, within bounds.
+async fn ask(docker: &Docker, container: &str, query: &str) -> Result<(Socket, BytesMut)> {
+    let opened = tokio::time::timeout(QUESTION, open(&docker.host, container, query)).await;
     let opened = opened.unwrap_or_else(|_| Err(Failure::Silence(format!("no reply within {} s", QUESTION.as_secs()))));
     opened.map_err(|failure| failure.sort(FOLLOW, container))
 }
 
-async fn ask(host: &str, container: &str, how: &str) -> std::result::Result<(Socket, BytesMut), Failure> {
+/// Asks for the log; returns what follows the head of the reply, once it is known to be one.
+async fn open(host: &str, container: &str, query: &str) -> std::result::Result<(Socket, BytesMut), Failure> {
     let lost = |error: io::Error| Failure::Silence(error.to_string());
     let mut socket = Socket::connect(host).await.map_err(lost)?;
     let request = format!(
-        "GET /containers/{container}/logs?stdout=true&stderr=true&timestamps=true&{how} HTTP/1.1\r\nHost: docker\r\nAccept: */*\r\n\r\n"
+        "GET /containers/{container}/logs?stdout=true&stderr=true&timestamps=true&{query} HTTP/1.1\r\nHost: docker\r\n\r\n"
     );
     socket.send(request.as_bytes()).await.map_err(lost)?;
     let mut head = BytesMut::new();
@@ -172,53 +163,70 @@ impl Head {
     }
 }
 
+/// How far the reading has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The container may still write.
+    Following,
+    /// It does not run any more; what is behind the last frame is read.
+    Rest,
+    /// Everything has been read.
+    Over,
+}
+
+struct Reader {
+    docker: Docker,
+    container: String,
+    stage: Stage,
+    /// None once there is nothing more to read from it.
+    socket: Option<Socket>,
+    frames: Frames,
+    /// Came together with the head.
+    ahead: BytesMut,
+    trouble: Option<EngineError>,
+}
+
 impl Reader {
     /// The next piece, or an error after which nothing follows, or none at the end.
     async fn piece(&mut self) -> Option<Result<Bytes>> {
         let mut output = BytesMut::new();
         while output.is_empty() {
             if let Some(trouble) = self.trouble.take() {
+                self.stage = Stage::Over;
                 return Some(Err(trouble));
             }
-            let mut socket = self.socket.take()?;
-            let received = match self.ahead.is_empty() {
-                true => self.receive(&mut socket).await,
-                false => Ok(std::mem::take(&mut self.ahead)),
+            let went_on = match (self.stage, self.socket.take()) {
+                (Stage::Over, _) => return None,
+                (Stage::Following | Stage::Rest, Some(socket)) => self.read(socket, &mut output).await,
+                (Stage::Following, None) => self.rest(&mut output).await,
+                (Stage::Rest, None) if self.frames.has_found() => {
+                    self.stage = Stage::Over;
+                    Ok(())
+                }
+                (Stage::Rest, None) => Err(lost("the log does not hold any more what was read of it".to_owned())),
             };
-            let taken = received.and_then(|bytes| {
-                output.reserve(bytes.len());
-                self.frames.push(&bytes, &mut output).map_err(garbled)
-            });
-            match taken {
-                Ok(()) if self.frames.is_over() => self.trouble = self.early_end().await.err(),
-                Ok(()) => self.socket = Some(socket),
-                // What came before the trouble is handed on first.
-                Err(trouble) => self.trouble = Some(trouble),
-            }
+            // What came before the trouble is handed on first.
+            self.trouble = went_on.err();
         }
         Some(Ok(output.freeze()))
     }
 
-    /// Whether the last piece was the log's last line.
-    async fn early_end(&self) -> Result<()> {
-        let (mut socket, mut bytes) = open(&self.docker, &self.container, "tail=1").await?;
-        let (mut frames, mut line) = (Frames::default(), BytesMut::new());
-        loop {
-            frames.push(&bytes, &mut line).map_err(garbled)?;
-            if frames.is_over() {
-                break;
-            }
-            bytes = self.receive(&mut socket).await?;
+    /// Takes in what has arrived, and keeps the socket unless that was the end.
+    async fn read(&mut self, mut socket: Socket, output: &mut BytesMut) -> Result<()> {
+        let bytes = match self.ahead.is_empty() {
+            true => self.receive(&mut socket).await?,
+            false => std::mem::take(&mut self.ahead),
+        };
+        output.reserve(bytes.len());
+        take_in(&mut self.frames, &bytes, output)?;
+        if !self.frames.is_over() {
+            self.socket = Some(socket);
         }
-        if frames.last_stamp() == self.frames.last_stamp() {
-            return Ok(());
-        }
-        Err(EngineError::NotReached { doing: FOLLOW, cause: "it ended before the log's last line".to_owned() })
+        Ok(())
     }
 
     async fn receive(&self, socket: &mut Socket) -> Result<BytesMut> {
         loop {
-            let lost = |cause: String| EngineError::NotReached { doing: FOLLOW, cause };
             if let Ok(received) = tokio::time::timeout(SILENCE, socket.receive()).await {
                 return received.map_err(|error| lost(error.to_string()));
             }
@@ -233,14 +241,55 @@ impl Reader {
             }
         }
     }
+
+    /// After the follower's end: makes sure that the container has ended, and reads what is behind the last frame, if that is in
+    /// the last few; else goes on with a reading of the whole log.
+    async fn rest(&mut self, output: &mut BytesMut) -> Result<()> {
+        self.stage = Stage::Rest;
+        // Whatever comes of the waiting, the next look tells.
+        let _ = self.docker.wait(&self.container, END_LAG).await;
+        match self.docker.inspect(&self.container).await?.map(|found| found.phase) {
+            Some(Phase::Ended { .. }) => {}
+            Some(Phase::Created | Phase::Running) => {
+                return Err(lost("the log ended and its container did not".to_owned()));
+            }
+            Some(Phase::Dying) => return Err(lost("the container is being removed".to_owned())),
+            None => return Err(EngineError::NoContainer { container: self.container.clone() }),
+        }
+        let place = self.frames.place();
+        if let Some(place) = place {
+            let (mut socket, mut bytes) = ask(&self.docker, &self.container, &format!("tail={WINDOW}")).await?;
+            let mut window = Frames::behind(place);
+            let mut rest = BytesMut::new();
+            loop {
+                take_in(&mut window, &bytes, &mut rest)?;
+                if window.is_over() {
+                    break;
+                }
+                bytes = self.receive(&mut socket).await?;
+            }
+            if window.has_found() && (window.has_led_up() || window.count() < WINDOW) {
+                self.frames = window;
+                *output = rest;
+                return Ok(());
+            }
+        }
+        let (socket, ahead) = ask(&self.docker, &self.container, "tail=all").await?;
+        self.frames = place.map_or_else(Frames::default, Frames::behind);
+        (self.socket, self.ahead) = (Some(socket), ahead);
+        Ok(())
+    }
 }
 
-fn garbled(garbled: Garbled) -> EngineError {
-    let cause = match garbled {
-        Garbled::Told(told) => told,
-        Garbled::Format(what) => format!("its log is garbled: {what}"),
-    };
+fn lost(cause: String) -> EngineError {
     EngineError::NotReached { doing: FOLLOW, cause }
+}
+
+fn take_in(frames: &mut Frames, bytes: &[u8], output: &mut BytesMut) -> Result<()> {
+    frames.push(bytes, output).map_err(|garbled| match garbled {
+        Garbled::Told(told) => lost(told),
+        Garbled::Format(what) => lost(format!("its log is garbled: {what}")),
+    })
 }
 
 #[cfg(test)]

@@ -74,13 +74,15 @@ fn host_config(spec: &Spec) -> HostConfig {
     }
 }
 
-/// The log is where output lives until it has been read, so it must be readable from its first byte to its last. The engine's
-/// own default may be a driver that cannot be read back, or may rotate, or drop what comes too fast. Options that are not
-/// set here are taken from that default when its driver is this one, so all that could lose something are set.
+/// The log is where output lives until it has been read, so it must be readable, from its first byte to its last, as it was written.
+///
+/// The engine's own default may be a driver that cannot be read back, or may rotate, or drop what comes too fast; options that
+/// are not set here are taken from that default when its driver is this one, so all that could lose something are set.
+/// `json-file`, the usual one, keeps text: it replaces what is no UTF-8, and with it every character that its pieces of 16 KiB cut in two.
 fn log_config() -> HostConfigLogConfig {
     let options = [("mode", "blocking"), ("max-size", "1000000g"), ("max-file", "1"), ("compress", "false")];
     HostConfigLogConfig {
-        typ: Some("json-file".to_owned()),
+        typ: Some("local".to_owned()),
         config: Some(options.map(|(name, value)| (name.to_owned(), value.to_owned())).into()),
     }
 }

@@ -1,7 +1,9 @@
--- Put after _common.lua for every script but rebuild: the memory must be the one that the caller knows.
-do
-  local state = call('HMGET', KEYS[1], 'epoch', 'counter')
-  if state[1] ~= ARGV[2] or tonumber(state[2] or '0') < tonumber(ARGV[3]) then
-    return { 'EPOCH', 0 }
-  end
+-- The check of the memory, with which every script begins but `rebuild`.
+--
+-- Invariant: a dispatcher changes nothing in a memory that it does not know, or that has lost what the dispatcher has seen.
+
+epoch, counter = string.match(redis.call('MGET', KEYS[1])[1] or '', '^(%S+) (%d+)$')
+counter = tonumber(counter or '')
+if epoch ~= ARGV[1] or counter < tonumber(ARGV[2]) then
+  return { 'EPOCH' }
 end

@@ -1,11 +1,20 @@
--- Takes a live job over. A: id, lease that was seen. Replies: OK fence lease inventory | NONE.
--- Refused when another was first, when its supervisor gives signs of life, when it has ended or waits.
-local id, lease = unpack(A)
-local job = key('job:' .. id)
-local at = call('HMGET', job, 'state', 'lease', 'owner', 'fence', 'inventory')
-if not at[1] or at[1] == 'queued' or ENDED[at[1]] or at[2] ~= lease then return reply('NONE') end
-if at[3] and at[3] ~= ME and call('EXISTS', key('dispatcher:' .. at[3])) == 1 then return reply('NONE') end
-call('HSET', job, 'owner', ME)
-local next_lease = call('HINCRBY', job, 'lease', 1)
-news('s', id)
-return changed('OK', at[4], int(next_lease), at[5])
+-- Takes over the supervision of a live job by raising its lease.
+--
+-- arg 1 job, 2 the lease that the caller has seen
+-- replies  HELD job fence lease inventory
+--          NONE   another was first, or its supervisor gives signs of life, or it has ended, or it waits
+--
+-- Invariant: of those who have seen a lease, one raises it; every write under the old lease is stale from then on.
+
+local job, seen = arg(1), arg(2)
+local state, lease, owner, inventory, fence = unpack(fields(job, 'state', 'lease', 'owner', 'inventory', 'fence'))
+if not LIVE[state] or state == 'queued' or lease ~= seen or not inventory or not fence then
+  return reply('NONE')
+end
+if owner and owner ~= dispatcher and redis.call('EXISTS', key('dispatcher:' .. owner)) == 1 then
+  return reply('NONE')
+end
+lease = digits(lease + 1)
+redis.call('HSET', key('job:' .. job), 'lease', lease, 'owner', dispatcher)
+raise()
+return reply('HELD', job, fence, lease, inventory)

@@ -1,18 +1,33 @@
--- Appends output. A: id, lease, raw, text, head before; raw, text, head after; bytes for the head; then place and bytes for
--- the ring, any number of times. Replies: OK | STALE why.
--- Invariant: what is there was written once, in order. A write that was applied already, its reply lost, is OK.
-local id, lease = A[1], A[2]
-local refused = stale(id, lease)
-if refused then return refused end
-local job = key('job:' .. id)
-local at = call('HMGET', job, 'raw', 'text', 'head')
-if at[1] == A[6] and at[2] == A[7] and at[3] == A[8] then return reply('OK') end
-if at[1] ~= A[3] or at[2] ~= A[4] or at[3] ~= A[5] then
-  return reply('STALE', 'output stands at ' .. at[2] .. ', not at ' .. A[4])
+-- Appends output.
+--
+-- arg 1 job, 2 lease, 3 position that the writer believes in, 4 position after the write, 5 text for the head,
+-- 6, 7, 8, 9, … place in the ring and bytes to be written there
+-- replies  OK
+--
+-- Invariant: applied exactly once, behind exactly what was there: positions are compared whole. A write that has been applied
+-- already is success. Output is no change of state: the counter stays.
+
+local job, lease, at, after, head = arg(1), arg(2), arg(3), arg(4), arg(5)
+local it = fields(job, 'lease', 'state', 'output')
+if it[1] ~= lease then
+  return stale('another supervisor has taken over, or the job is not known')
+elseif not LIVE[it[2]] then
+  return stale('the job has ended')
+elseif it[3] == after then
+  return reply('OK')
+elseif it[3] ~= at then
+  return stale('the output stands at another position')
 end
-if ENDED[get(id, 'state')] or get(id, 'exit_code') then return reply('STALE', 'the output is complete') end
-if A[9] ~= '' then call('APPEND', key('out:' .. id), A[9]) end
-for i = 10, #A, 2 do call('SETRANGE', key('ring:' .. id), A[i], A[i + 1]) end
-call('HSET', job, 'raw', A[6], 'text', A[7], 'head', A[8])
-if A[9] ~= '' then news('o', id) end
+if head ~= '' then
+  redis.call('APPEND', key('out:' .. job), head)
+end
+local i = 6
+while arg(i) do
+  redis.call('SETRANGE', key('ring:' .. job), arg(i), arg(i + 1))
+  i = i + 2
+end
+redis.call('HSET', key('job:' .. job), 'output', after)
+if head ~= '' then
+  news('o', job)
+end
 return reply('OK')

@@ -1,8 +1,22 @@
--- Replaces the list of apps. A: '1' to force, then id and JSON of each app. Replies: OK | SHRUNK count.
-local count = call('HLEN', key('apps'))
-local given = (#A - 1) / 2
-if A[1] ~= '1' and (given == 0 or given * 2 < count) then return reply('SHRUNK', count) end
-call('DEL', key('apps'))
-for i = 2, #A, 2 do call('HSET', key('apps'), A[i], A[i + 1]) end
-call('HSET', key('apps_meta'), 'count', given, 'at_ms', int(now()))
-return changed('OK')
+-- Replaces the list of apps.
+--
+-- arg 1 '1' to force, 2, 3, 4, 5, … deployment id and the app as JSON
+-- replies  OK
+--          SHRUNK count   the list would be empty or shrink to less than half of `count` apps
+--
+-- Invariant: there is no moment at which no app can authenticate. Every list has a version of its own, which stands in it and
+-- beside it, so that who keeps a copy sees that it is the one in force.
+
+local before = math.max(redis.call('HLEN', key('apps')) - 1, 0)
+local after = (#ARGV - 4) / 2
+if arg(1) ~= '1' and (after == 0 or after * 2 < before) then
+  return reply('SHRUNK', before)
+end
+raise()
+redis.call('DEL', key('apps'))
+redis.call('HSET', key('apps'), '', digits(counter))
+for i = 2, 2 * after, 2 do
+  redis.call('HSET', key('apps'), arg(i), arg(i + 1))
+end
+redis.call('SET', key('apps_version'), digits(counter))
+return reply('OK')

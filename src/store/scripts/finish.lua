@@ -1,15 +1,51 @@
--- Last step of the end: the outcome, and the lock freed or handed over, in one. A: id, lease, outcome, reason ('' for none).
--- Replies: OK | OK next fence lease inventory | STALE why.
--- Invariant: the outcome is set once; the lock is freed only if it is this job's. Repeating is harmless: a next holder whose
--- reply was lost is found by the reconciler.
-local id, lease, outcome, reason = unpack(A)
-local refused = stale(id, lease)
-if refused then return refused end
-local inventory, state = unpack(call('HMGET', key('job:' .. id), 'inventory', 'state'))
-if ENDED[state] then return reply('OK') end
-end_job(id, outcome, reason)
-if call('HGET', key('locks'), inventory) ~= id then return changed('OK') end
-call('HDEL', key('locks'), inventory)
-local next_id, fence = next_holder(inventory)
-if not next_id then return changed('OK') end
-return changed('OK', next_id, fence, '1', inventory)
+-- Step 3 of the end: sets the outcome, frees the lock or hands it to the next, starts the retention.
+--
+-- arg 1 job, 2 lease, 3 outcome, 4 reason or '', 5 retention in ms
+-- replies  HELD job fence lease   the next holder of the lock, under the caller's supervision
+--          NONE                   nobody waits, or the inventory is frozen, or the lock was not this job's
+--
+-- Invariant: the outcome is set once; the lock goes from one holder to the next without being free in between. Repeating changes
+-- nothing, and gives the caller whose first reply was lost the next holder.
+
+local job, lease, outcome, reason, retention = arg(1), arg(2), arg(3), arg(4), arg(5)
+local it = fields(job, 'lease', 'state', 'inventory', 'deployment_id', 'reason')
+if it[1] ~= lease then
+  return stale('another supervisor has taken over, or the job is not known')
+end
+local inventory, app = it[3], it[4]
+
+if not LIVE[it[2]] then
+  local next_job = redis.call('HGET', key('locks'), inventory)
+  if next_job then
+    local theirs = fields(next_job, 'state', 'owner', 'lease', 'container', 'fence')
+    if theirs[1] == 'starting' and theirs[2] == dispatcher and theirs[3] == '1' and not theirs[4] then
+      return reply('HELD', next_job, theirs[5], '1')
+    end
+  end
+  return reply('NONE')
+end
+
+-- What was recorded with an intent says more about its outcome than what is seen at the end; of any other outcome, less.
+local intended = outcome == 'canceled' or outcome == 'timed_out'
+if reason ~= '' and not (intended and it[5]) then
+  redis.call('HSET', key('job:' .. job), 'reason', reason)
+end
+end_job(job, outcome)
+if outcome == 'succeeded' then
+  local last = redis.call('GET', key('lastok:' .. app))
+  if last and last ~= job then
+    retire(last, retention)
+  end
+  redis.call('SET', key('lastok:' .. app), job)
+else
+  retire(job, retention)
+end
+raise()
+if redis.call('HGET', key('locks'), inventory) == job then
+  redis.call('HDEL', key('locks'), inventory)
+  local next_job, fence = hand_over(inventory)
+  if next_job then
+    return reply('HELD', next_job, fence, '1')
+  end
+end
+return reply('NONE')

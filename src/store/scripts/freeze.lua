@@ -1,7 +1,12 @@
--- Freezes an inventory. A: inventory, reason, by, milliseconds until it ends ('' for never). Replies: OK json.
-local inventory, reason, by, lasts = unpack(A)
-local freeze = { reason = reason, by = by }
-if lasts ~= '' then freeze['until_ms'] = now() + tonumber(lasts) end
-local text = cjson.encode(freeze)
-call('HSET', key('freezes'), inventory, text)
-return changed('OK', text)
+-- Freezes an inventory, or replaces its freeze.
+--
+-- arg 1 inventory, 2 seconds until it ends by itself or '', 3 reason and author as JSON
+-- replies  OK freeze   as stored: the time of its end in ms or 0, a blank, reason and author
+--
+-- Invariant: from then on nobody is given the lock; whoever holds it goes on.
+
+local ends = arg(2) == '' and '0' or digits(now() + tonumber(arg(2)) * 1000)
+local freeze = ends .. ' ' .. arg(3)
+redis.call('HSET', key('freezes'), arg(1), freeze)
+raise()
+return reply('OK', freeze)

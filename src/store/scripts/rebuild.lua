@@ -1,60 +1,144 @@
--- Replaces what Redis believes by what the engine shows. A: epoch that must stand there ('' for none), new epoch, engine, number of
--- containers; then for each: job, created_ms, app, inventory, action, fence, container ('' when it was never started and is removed),
--- '1' if it bears the inventory's name, sealed ('' when unknown). Replies: OK | LOST (another rebuilt first).
--- Invariant: afterwards a lock is held exactly by the jobs whose containers bear an inventory's name (or that belong to
--- another engine); every other job that had not ended is lost, because it may have run since this memory was made.
-local found, epoch, engine = A[1], A[2], A[3]
-if (call('HGET', KEYS[1], 'epoch') or '') ~= found then return { 'LOST', 0 } end
+-- Replaces what Redis believes by what the engine shows.
+--
+-- ARGV[1]  what must still stand there: epoch, a blank, counter; or '' for nothing
+-- arg 1 the new epoch, 2 the engine's id, 3 retention in ms,
+-- then ten for each job that is rescued: 1 job, 2 app, 3 inventory, 4 action, 5 fence, 6 container or '' (never started, removed),
+-- 7 '1' if it bears the inventory's name, 8 '1' if sealed secrets follow, 9 those, 10 when its id was drawn
+--
+-- replies  OK
+--          LOST   something else stands there: another dispatcher was first, or state has changed since; nothing was changed
+--
+-- Invariants: what has ended stays ended. The counter is above the clock in microseconds and so above all that any dispatcher has
+-- seen, which is how the others tell a rebuilt memory from an old one. A rescued job's lease is above every lease that it had in any
+-- memory. A lock is held by a rescued job, or by a live one of another engine, of which nothing is known here.
 
-local rescued, holders = {}, {}
-for i = 5, 5 + 9 * tonumber(A[4]) - 1, 9 do
-  local id, created, app, inventory, action, fence, container, holds, sealed = unpack(A, i, i + 8)
-  local job = key('job:' .. id)
-  rescued[id] = true
-  local last = call('HGET', key('fences'), inventory)
-  if not last or tonumber(last) < tonumber(fence) then call('HSET', key('fences'), inventory, fence) end
-  local state = call('HGET', job, 'state')
-  if not ENDED[state] then
-    call('HSET', job, 'id', id, 'app', app, 'inventory', inventory, 'action', action, 'fence', fence)
-    for field, value in pairs({ when_busy = 'queue', created_ms = created, locked_ms = created, raw = 0, text = 0, head = 0 }) do
-      call('HSETNX', job, field, value)
+local found, engine, retention = ARGV[1], arg(2), arg(3)
+-- What is no string is overwritten like anything else that is no memory.
+local stands = redis.call('MGET', KEYS[1])[1] or ''
+epoch, counter = string.match(stands, '^(%S+) (%d+)$')
+counter = tonumber(counter or '0')
+if epoch == arg(1) then
+  return reply('OK')
+elseif stands ~= found then
+  return { 'LOST' }
+end
+epoch = arg(1)
+local time = now()
+-- In microseconds, which no sequence of changes outruns.
+local clock = redis.call('TIME')
+counter = math.max(counter, tonumber(ARGV[2]), clock[1] * 1000000 + clock[2])
+raise()
+
+local function lose(job, reason)
+  redis.call('HSET', key('job:' .. job), 'reason', reason)
+  end_job(job, 'lost')
+  retire(job, retention)
+end
+
+local function create(it)
+  for _, kind in ipairs({ 'job:', 'brief:', 'out:', 'ring:', 'progress:' }) do
+    redis.call('DEL', key(kind .. it.job))
+  end
+  redis.call('HSET', key('job:' .. it.job), 'deployment_id', it.app, 'inventory', it.inventory, 'action', it.action,
+    'when_busy', 'queue', 'lease', '0', 'created_ms', it.drawn, 'output', '0 0 0')
+  set_state(it.job, 'starting')
+  enter(it.job, it.app, it.inventory)
+end
+
+local rescued, started, never_started = {}, {}, {}
+local i = 4
+while arg(i) do
+  local it = {
+    job = arg(i), app = arg(i + 1), inventory = arg(i + 2), action = arg(i + 3), fence = arg(i + 4),
+    container = arg(i + 5), holds = arg(i + 6) == '1', sealed = arg(i + 7) == '1' and arg(i + 8), drawn = arg(i + 9),
+  }
+  if it.container == '' then
+    never_started[#never_started + 1] = it
+  else
+    rescued[it.job] = true
+    started[#started + 1] = it
+  end
+  local last = tonumber(redis.call('HGET', key('fences'), it.inventory) or '0') or 0
+  if tonumber(it.fence) > last then
+    redis.call('HSET', key('fences'), it.inventory, it.fence)
+  end
+  i = i + 10
+end
+
+for _, it in ipairs(never_started) do
+  local state = fields(it.job, 'state')[1]
+  if not rescued[it.job] and (LIVE[state] or not state) then
+    if not state then
+      create(it)
     end
-    call('HINCRBY', job, 'lease', 1)
-    call('HDEL', job, 'owner')
-    if sealed ~= '' then call('HSETNX', job, 'sealed', sealed) end
-    call('SADD', key('active'), id)
-    for _, index in ipairs({ 'jobs', 'jobs:app:' .. app, 'jobs:inv:' .. inventory }) do call('ZADD', key(index), 0, id) end
-    if container == '' then
-      end_job(id, 'lost', 'its container was never started, and what was recorded about it is gone')
-    else
-      call('HSET', job, 'engine', engine, 'container', container)
-      call('HSETNX', job, 'started_ms', int(now()))
-      call('HSET', job, 'state', call('HEXISTS', job, 'intent') == 1 and 'canceling' or 'running')
-      if holds == '1' then holders[inventory] = id end
-    end
+    lose(it.job, 'its container was never started; Redis had lost its memory')
   end
 end
 
-local function elsewhere(id)
-  local on = get(id, 'engine')
-  return on and on ~= engine
-end
-for _, id in ipairs(call('SMEMBERS', key('active'))) do
-  if not rescued[id] and not elsewhere(id) then
-    local state = get(id, 'state')
-    if state and not ENDED[state] then
-      end_job(id, 'lost', 'Redis came back older than it was, and the engine has no container of it')
+-- Who may hold a lock after this.
+local keeps, claims = {}, {}
+for _, it in ipairs(started) do
+  local name = key('job:' .. it.job)
+  local was = fields(it.job, 'state', 'lease', 'locked_ms', 'started_ms')
+  if LIVE[was[1]] or not was[1] then
+    if not was[1] then
+      create(it)
+      was = { 'starting' }
     end
-    call('SREM', key('active'), id)
+    -- A fence is the time of the lock or a little more.
+    local since = digits(math.min(tonumber(it.fence) - 1, time))
+    local state = was[1] == 'canceling' and 'canceling' or 'running'
+    local lease = digits(math.max((tonumber(was[2] or '0') or 0) + 1, counter))
+    set_state(it.job, state, 'lease', lease, 'fence', it.fence, 'engine', engine, 'container', it.container,
+      'locked_ms', was[3] or since, 'started_ms', was[4] or since)
+    redis.call('HDEL', name, 'owner')
+    if it.sealed then
+      redis.call('HSETNX', name, 'sealed', it.sealed)
+    end
+    redis.call('SADD', key('active'), it.job)
+    keeps[it.job] = true
+    if it.holds then
+      claims[it.inventory] = it.job
+    end
+    news('s', it.job)
   end
 end
-local locks = call('HGETALL', key('locks'))
-for i = 1, #locks, 2 do
-  if not elsewhere(locks[i + 1]) then call('HDEL', key('locks'), locks[i]) end
+
+local foreign = {}
+local function settle(job)
+  local it = fields(job, 'state', 'engine')
+  if rescued[job] or keeps[job] then
+    return
+  elseif not LIVE[it[1]] then
+    redis.call('SREM', key('active'), job)
+  elseif it[2] and it[2] ~= engine then
+    foreign[job] = true
+  else
+    lose(job, 'Redis had lost its memory, and the engine has no container of this job')
+  end
 end
-for inventory, id in pairs(holders) do call('HSET', key('locks'), inventory, id) end
-for _, inventory in ipairs(call('SMEMBERS', key('queues'))) do call('DEL', key('queue:' .. inventory)) end
-call('DEL', key('queues'))
-call('HSET', KEYS[1], 'epoch', epoch, 'counter', int(math.max(counter(), tonumber(ARGV[3])) + 1))
-call('PUBLISH', key('news'), '*')
-return { 'OK', counter() }
+for _, job in ipairs(redis.call('SMEMBERS', key('active'))) do
+  settle(job)
+end
+for _, inventory in ipairs(redis.call('SMEMBERS', key('queues'))) do
+  for _, job in ipairs(redis.call('LRANGE', key('queue:' .. inventory), 0, -1)) do
+    settle(job)
+    if fields(job, 'state')[1] ~= 'queued' then
+      leave_queue(inventory, job)
+    end
+  end
+end
+local locks = redis.call('HGETALL', key('locks'))
+for n = 1, #locks, 2 do
+  settle(locks[n + 1])
+  if not keeps[locks[n + 1]] and not foreign[locks[n + 1]] then
+    redis.call('HDEL', key('locks'), locks[n])
+  end
+end
+for inventory, job in pairs(claims) do
+  local holder = redis.call('HGET', key('locks'), inventory)
+  if not holder or not foreign[holder] then
+    redis.call('HSET', key('locks'), inventory, job)
+  end
+end
+return reply('OK')

@@ -1,11 +1,20 @@
--- starting → running; a recorded intent stays. A: id, lease. Replies: OK | STALE why. Repeating is harmless.
-local id, lease = unpack(A)
-local refused = stale(id, lease)
-if refused then return refused end
-local job = key('job:' .. id)
-local state = call('HGET', job, 'state')
-if ENDED[state] then return reply('STALE', 'the job has ended') end
-if call('HSETNX', job, 'started_ms', int(now())) == 0 and state ~= 'starting' then return reply('OK') end
-if state == 'starting' then call('HSET', job, 'state', 'running') end
-news('s', id)
-return changed('OK')
+-- Records that the container was started: starting → running; an intent recorded meanwhile stays.
+--
+-- arg 1 job, 2 lease
+-- replies  OK
+--
+-- Invariant: only a job with a recorded container runs. Repeating changes nothing.
+
+local job, lease = arg(1), arg(2)
+local it = fields(job, 'lease', 'state', 'container', 'started_ms')
+if it[1] ~= lease then
+  return stale('another supervisor has taken over, or the job is not known')
+elseif not LIVE[it[2]] or not it[3] then
+  return stale('the job has ended, or has no container')
+elseif it[4] then
+  return reply('OK')
+end
+set_state(job, it[2] == 'starting' and 'running' or it[2], 'started_ms', digits(now()))
+raise()
+news('s', job)
+return reply('OK')

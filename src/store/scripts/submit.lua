@@ -1,68 +1,98 @@
--- Admission. A: id, app, inventory, action, when_busy, sealed, idempotency key ('' for none), digest of the request.
--- Replies: STARTED fence lease | QUEUED place | EXISTS id | KEYREUSED | BUSY holder | FROZEN json.
--- Invariant: at most one holder per inventory; a job that exists is never made again; who waits is not overtaken.
-local id, app, inventory, action, when_busy, sealed, idem, digest = unpack(A)
-local job = key('job:' .. id)
+-- Admission: takes the lock and creates the job, or puts it into the queue, or refuses.
+--
+-- arg 1 job, 2 app, 3 inventory, 4 action, 5 when_busy, 6 sealed secrets, 7 hash of the Idempotency-Key or '',
+-- 8 digest of the request, 9 retention in ms
+--
+-- replies  STARTED fence lease   it has the lock, under the caller's supervision
+--          QUEUED position       it waits, counted from 1
+--          EXISTS job            this request was accepted before
+--          KEYREUSED             the key was used with another request
+--          BUSY job              reject: the inventory is held, or waited for, by that job
+--          FROZEN freeze         reject: the inventory is frozen
+--
+-- Invariant: asking again with the same job changes nothing, and gives the caller whose first reply was lost its lock. A request
+-- displaces those of the same app and action that wait with `queue`, and takes the place of the first of them; one that waits with
+-- `fifo` is never displaced. Nobody overtakes another app's request.
+
+local job, app, inventory, action = arg(1), arg(2), arg(3), arg(4)
+local when_busy, sealed, idempotency, digest, retention = arg(5), arg(6), arg(7), arg(8), arg(9)
 local queue = key('queue:' .. inventory)
+local holder = redis.call('HGET', key('locks'), inventory)
 
-local function place()
-  return call('LPOS', queue, id) + 1
+local own = fields(job, 'state', 'owner', 'lease', 'fence')
+if own[1] then
+  if own[1] == 'starting' and own[2] == dispatcher and own[3] == '1' and holder == job then
+    return reply('STARTED', own[4], own[3])
+  end
+  local place = redis.call('LPOS', queue, job)
+  if own[1] == 'queued' and place then
+    return reply('QUEUED', place + 1)
+  end
+  return reply('EXISTS', job)
 end
 
-local known = call('HMGET', job, 'state', 'lease', 'owner', 'fence')
-if known[1] then
-  -- The reply to the first asking was lost.
-  if known[1] == 'starting' and known[2] == '1' and known[3] == ME then return reply('STARTED', known[4], '1') end
-  if known[1] == 'queued' then return reply('QUEUED', place()) end
-  return reply('EXISTS', id)
-end
-if idem ~= '' then
-  local before = call('GET', key('idem:' .. app .. ':' .. idem))
-  if before then
-    local other, text = string.match(before, '^(%w+):(.*)$')
-    if text ~= digest then return reply('KEYREUSED') end
-    return reply('EXISTS', other)
+local idempotency_key = key('idem:' .. app .. ':' .. idempotency)
+if idempotency ~= '' then
+  local used = redis.call('GET', idempotency_key)
+  if used then
+    local before, request = string.match(used, '^(%S+) (.*)$')
+    if request == digest then
+      return reply('EXISTS', before)
+    end
+    return reply('KEYREUSED')
   end
 end
 
-local freeze = frozen(inventory)
-local holder = call('HGET', key('locks'), inventory) or nil
-local first = call('LINDEX', queue, 0) or nil
-if when_busy == 'reject' then
-  if freeze then return reply('FROZEN', freeze) end
-  if holder or first then return reply('BUSY', holder or first) end
-end
-
-call('HSET', job, 'id', id, 'app', app, 'inventory', inventory, 'action', action, 'when_busy', when_busy,
-  'state', 'queued', 'lease', 0, 'created_ms', int(now()), 'raw', 0, 'text', 0, 'head', 0, 'sealed', sealed)
-call('SADD', key('active'), id)
-for _, index in ipairs({ 'jobs', 'jobs:app:' .. app, 'jobs:inv:' .. inventory }) do
-  call('ZADD', key(index), 0, id)
-end
-if idem ~= '' then call('SET', key('idem:' .. app .. ':' .. idem), id .. ':' .. digest, 'EX', 86400) end
-
-if not holder and not freeze and not first then
-  return changed('STARTED', give(inventory, id), '1')
-end
-
-local taken = false
-if when_busy == 'queue' then
-  for _, other in ipairs(call('LRANGE', queue, 0, -1)) do
-    local of = call('HMGET', key('job:' .. other), 'app', 'action', 'when_busy')
-    if of[1] == app and of[2] == action and of[3] == 'queue' then
-      -- The newer request takes the place of the older one, so that asking often costs nobody's turn.
-      if taken then
-        call('LREM', queue, 0, other)
-      else
-        call('LSET', queue, call('LPOS', queue, other), id)
-        taken = true
-      end
-      call('HSET', key('job:' .. other), 'superseded_by', id)
-      end_job(other, 'superseded', 'a newer request of the same app took its place')
+local waiting, displaced = 0, {}
+local place
+local first
+for _, other in ipairs(redis.call('LRANGE', queue, 0, -1)) do
+  local it = fields(other, 'state', 'deployment_id', 'action', 'when_busy')
+  if it[1] == 'queued' then
+    waiting = waiting + 1
+    first = first or other
+    if when_busy == 'queue' and it[4] == 'queue' and it[2] == app and it[3] == action then
+      place = place or waiting
+      displaced[#displaced + 1] = other
     end
   end
 end
-if not taken then call('RPUSH', queue, id) end
-call('SADD', key('queues'), inventory)
-news('s', id)
-return changed('QUEUED', place())
+place = place or waiting + 1
+
+local freeze = frozen(inventory)
+if when_busy == 'reject' then
+  if freeze then
+    return reply('FROZEN', freeze)
+  elseif holder or first then
+    return reply('BUSY', holder or first)
+  end
+end
+
+redis.call('HSET', key('job:' .. job), 'deployment_id', app, 'inventory', inventory, 'action', action,
+  'when_busy', when_busy, 'lease', '0', 'created_ms', digits(now()), 'output', '0 0 0', 'sealed', sealed)
+set_state(job, 'queued')
+enter(job, app, inventory)
+if idempotency ~= '' then
+  redis.call('SET', idempotency_key, job .. ' ' .. digest, 'EX', 86400)
+end
+
+local starts = not holder and not freeze and place == 1
+if not starts then
+  if displaced[1] then
+    redis.call('LINSERT', queue, 'BEFORE', displaced[1], job)
+  else
+    redis.call('RPUSH', queue, job)
+  end
+  redis.call('SADD', key('queues'), inventory)
+end
+for _, other in ipairs(displaced) do
+  leave_queue(inventory, other)
+  redis.call('HSET', key('job:' .. other), 'superseded_by', job)
+  end_job(other, 'superseded')
+  retire(other, retention)
+end
+raise()
+if starts then
+  return reply('STARTED', take(inventory, job), '1')
+end
+return reply('QUEUED', place)

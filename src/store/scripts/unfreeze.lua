@@ -1,3 +1,14 @@
--- Lifts a freeze. A: inventory. Replies: OK | NONE.
-if call('HDEL', key('freezes'), A[1]) == 0 then return reply('NONE') end
-return changed('OK')
+-- Lifts a freeze.
+--
+-- arg 1 inventory
+-- replies  OK
+--          NONE   there was none in force
+--
+-- Invariant: the lock stays as it is; if it is free, the caller grants it to the first that waits.
+
+if not frozen(arg(1)) then
+  return reply('NONE')
+end
+redis.call('HDEL', key('freezes'), arg(1))
+raise()
+return reply('OK')

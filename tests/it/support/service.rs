@@ -106,6 +106,11 @@ impl Service {
         }
     }
 
+    /// Waits until the process has ended by itself.
+    pub(crate) fn ended(&mut self) -> std::process::ExitStatus {
+        self.child.take().expect("a running service").wait().expect("it ends")
+    }
+
     /// The process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("a running service").id()

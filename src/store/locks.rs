@@ -1,0 +1,135 @@
+//! What operators see and set: locks, queues, freezes, and the audit log.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::admission::freeze;
+use super::memory::time_ms;
+use super::record::{self, FIELDS};
+use super::value::{items, pairs, text};
+use super::{Freeze, LockState, Result, Store, StoreError, scripts};
+use crate::model::ids::{Inventory, JobId};
+
+/// Lines of the audit log that are kept.
+const AUDIT_LINES: u64 = 10_000;
+
+/// Reads a freeze as it stands in Redis: when it ends (0: when lifted), a blank, the rest as JSON.
+pub(super) fn stored_freeze(stored: &str) -> Option<Freeze> {
+    let (ends, rest) = stored.split_once(' ')?;
+    let ends: u64 = ends.parse().ok()?;
+    let rest: serde_json::Value = serde_json::from_str(rest).ok()?;
+    Some(Freeze {
+        reason: rest["reason"].as_str()?.to_owned(),
+        by: rest["by"].as_str()?.to_owned(),
+        until_ms: (ends > 0).then_some(ends),
+    })
+}
+
+/// A freeze that cannot be read is in force all the same.
+pub(super) fn unreadable_freeze() -> Freeze {
+    Freeze { reason: "its record cannot be read".to_owned(), by: "unknown".to_owned(), until_ms: None }
+}
+
+impl Store {
+    /// Locks, queues and freezes, ordered by inventory, and Redis' time in milliseconds.
+    pub async fn locks(&self) -> Result<(Vec<LockState>, u64)> {
+        let answers = self.read(self.quick(), "locks", |pipe| {
+            pipe.cmd("TIME");
+            pipe.cmd("HGETALL").arg(self.keys().locks());
+            pipe.cmd("HGETALL").arg(self.keys().freezes());
+            pipe.cmd("SMEMBERS").arg(self.keys().queues());
+        });
+        let mut answers = answers.await?;
+        let now = time_ms(answers.next()?).ok_or_else(|| StoreError::Unreadable("TIME".to_owned()))?;
+        let mut states: BTreeMap<Inventory, LockState> = BTreeMap::new();
+        let mut at = |name: &redis::Value, set: &mut dyn FnMut(&mut LockState)| {
+            if let Some(inventory) = text(name).and_then(|name| name.parse::<Inventory>().ok()) {
+                set(states.entry(inventory.clone()).or_insert_with(|| LockState {
+                    inventory,
+                    holder: None,
+                    record: None,
+                    waiting: Vec::new(),
+                    freeze: None,
+                }));
+            }
+        };
+        for (name, holder) in pairs(answers.next()?) {
+            at(&name, &mut |state| state.holder = text(&holder).and_then(|job| job.parse().ok()));
+        }
+        for (name, stored) in pairs(answers.next()?) {
+            let freeze = text(&stored).and_then(stored_freeze).unwrap_or_else(unreadable_freeze);
+            if freeze.until_ms.is_none_or(|until| until > now) {
+                at(&name, &mut |state| state.freeze = Some(freeze.clone()));
+            }
+        }
+        for name in items(answers.next()?) {
+            at(&name, &mut |_| {});
+        }
+        let mut states: Vec<_> = states.into_values().collect();
+        let answers = self.read(self.quick(), "queue", |pipe| {
+            for state in &states {
+                pipe.cmd("LRANGE").arg(self.keys().queue(&state.inventory)).arg(0).arg(-1);
+                if let Some(holder) = state.holder {
+                    pipe.cmd("HMGET").arg(self.keys().job(holder)).arg(&FIELDS);
+                }
+            }
+        });
+        let mut answers = answers.await?;
+        for state in &mut states {
+            state.waiting = items(answers.next()?).iter().filter_map(|id| text(id)?.parse::<JobId>().ok()).collect();
+            if let Some(holder) = state.holder {
+                let fields = answers.next().map(items);
+                state.record = fields.and_then(|fields| record::read(holder, &fields)).ok().flatten();
+            }
+        }
+        Ok((states, now))
+    }
+
+    /// Freezes an inventory, for `expires_in` seconds or until lifted.
+    pub async fn freeze(
+        &self,
+        inventory: &Inventory,
+        reason: &str,
+        by: &str,
+        expires_in: Option<u64>,
+    ) -> Result<Freeze> {
+        let rest = json!({ "reason": reason, "by": by }).to_string();
+        let expires_in = expires_in.map(|seconds| seconds.to_string()).unwrap_or_default();
+        let reply = self.run(&scripts::FREEZE, self.quick(), |call| {
+            call.arg(inventory.as_str()).arg(expires_in).arg(rest);
+        });
+        freeze(&mut reply.await?)
+    }
+
+    /// Lifts a freeze; false: there was none.
+    pub async fn unfreeze(&self, inventory: &Inventory) -> Result<bool> {
+        let reply = self.run(&scripts::UNFREEZE, self.quick(), |call| {
+            call.arg(inventory.as_str());
+        });
+        Ok(reply.await?.word == "OK")
+    }
+
+    /// Writes a line of the audit log (kept: the last 10,000). Written in any memory: what was done was done.
+    pub async fn audit(&self, by: &str, what: &str, about: &str, reason: &str) -> Result<()> {
+        let key = self.keys().audit();
+        let mut line = redis::cmd("XADD");
+        line.arg(&key).arg("MAXLEN").arg("~").arg(AUDIT_LINES).arg("*");
+        line.arg("by").arg(by).arg("what").arg(what).arg("about").arg(about).arg("reason").arg(reason);
+        self.quick().send(&line).await.map(drop).map_err(|trouble| trouble.at(&key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_freeze_reads_back() {
+        let freeze = stored_freeze(r#"1700000000000 {"by":"ada","reason":"audit week"}"#).expect("a freeze");
+        assert_eq!((freeze.by.as_str(), freeze.until_ms), ("ada", Some(1_700_000_000_000)));
+        assert_eq!(stored_freeze(r#"0 {"by":"ada","reason":"x"}"#).expect("a freeze").until_ms, None);
+        assert_eq!(stored_freeze("0 {}"), None);
+        assert_eq!(stored_freeze("soon {}"), None);
+    }
+}

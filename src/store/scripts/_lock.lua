@@ -1,0 +1,89 @@
+-- The rules of lock, fence and queue, shared by the scripts that give or free a lock or end a job.
+--
+-- Invariants: an inventory has at most one holder; its fence grows with every holder; a queue holds queued jobs alone; a job is
+-- in `active` exactly as long as it has not ended.
+
+-- The freeze in force, as stored; false when there is none. One that has run out is taken out.
+local function frozen(inventory)
+  local freeze = redis.call('HGET', key('freezes'), inventory)
+  if not freeze then
+    return false
+  end
+  local ends = tonumber(string.match(freeze, '^%d+'))
+  if ends and ends > 0 and ends <= now() then
+    redis.call('HDEL', key('freezes'), inventory)
+    return false
+  end
+  return freeze
+end
+
+-- Takes a job out of the queue of its inventory.
+local function leave_queue(inventory, job)
+  local queue = key('queue:' .. inventory)
+  redis.call('LREM', queue, 0, job)
+  if redis.call('LLEN', queue) == 0 then
+    redis.call('SREM', key('queues'), inventory)
+  end
+end
+
+-- Gives the free lock of an inventory to a queued job, under lease 1 of this dispatcher; returns the fence.
+local function take(inventory, job)
+  local time = now()
+  local last = tonumber(redis.call('HGET', key('fences'), inventory) or '0') or 0
+  local fence = digits(math.max(last, time) + 1)
+  redis.call('HSET', key('fences'), inventory, fence)
+  redis.call('HSET', key('locks'), inventory, job)
+  set_state(job, 'starting', 'lease', '1', 'owner', dispatcher, 'fence', fence, 'locked_ms', digits(time))
+  news('s', job)
+  return fence
+end
+
+-- Gives the free lock of an inventory to the first that waits, unless it is frozen; returns job and fence, or nothing.
+local function hand_over(inventory)
+  if frozen(inventory) then
+    return
+  end
+  local queue = key('queue:' .. inventory)
+  while true do
+    local job = redis.call('LPOP', queue)
+    if not job then
+      redis.call('SREM', key('queues'), inventory)
+      return
+    end
+    if fields(job, 'state')[1] == 'queued' then
+      local fence = take(inventory, job)
+      leave_queue(inventory, job)
+      return job, fence
+    end
+  end
+end
+
+-- Starts the retention of a job that has ended.
+local function retire(job, retention)
+  for _, kind in ipairs({ 'job:', 'brief:', 'out:', 'progress:' }) do
+    redis.call('PEXPIRE', key(kind .. job), retention)
+  end
+end
+
+-- Sets the outcome of a job. Its lock, queue and retention are the caller's to see to.
+local function end_job(job, outcome)
+  set_state(job, outcome, 'ended_ms', digits(now()))
+  redis.call('DEL', key('ring:' .. job))
+  redis.call('SREM', key('active'), job)
+  news('s', job)
+end
+
+-- Enters a new job where jobs are looked for, and takes out a few that are forgotten: of each index, as many at a time as keep
+-- the forgotten ones from piling up.
+local function enter(job, app, inventory)
+  redis.call('SADD', key('active'), job)
+  for _, name in ipairs({ 'jobs', 'jobs:app:' .. app, 'jobs:inv:' .. inventory }) do
+    local index = key(name)
+    redis.call('ZADD', index, 0, job)
+    for _, entry in ipairs(redis.call('ZRANDMEMBER', index, 3)) do
+      if redis.call('EXISTS', key('job:' .. entry)) == 0 and entry ~= job then
+        redis.call('ZREM', index, entry)
+      end
+    end
+  end
+end

@@ -1,0 +1,210 @@
+//! What goes into the store and what comes out of it.
+
+use serde_json::{Map, Value};
+
+use crate::model::app::App;
+use crate::model::ids::{Action, DeploymentId, Inventory, JobId};
+use crate::model::job::{Record, State, WhenBusy};
+use crate::model::lock::{Fence, Held};
+
+/// A job to be accepted. The id is drawn before, so that asking again is harmless.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    /// Its id.
+    pub id: JobId,
+    /// The app.
+    pub deployment_id: DeploymentId,
+    /// The app's inventory.
+    pub inventory: Inventory,
+    /// The app's action.
+    pub action: Action,
+    /// What to do if the inventory is taken.
+    pub when_busy: WhenBusy,
+    /// The job's secrets and variables, encrypted (see `crate::pepper`).
+    pub sealed: Vec<u8>,
+    /// `Idempotency-Key` of the request, and a digest of the request.
+    pub idempotency: Option<(String, String)>,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub enum Submitted {
+    /// It got the lock; the caller supervises it.
+    Started(Held),
+    /// It waits, in this place of the queue counted from 1.
+    Queued {
+        /// The place.
+        position: u64,
+    },
+    /// This very request was accepted before, as this job (a retry by id or by `Idempotency-Key`).
+    Exists(JobId),
+    /// The `Idempotency-Key` was used with another request.
+    KeyReused,
+    /// The inventory is taken, and the request said `reject`.
+    Busy {
+        /// Who holds it.
+        holder: JobId,
+    },
+    /// The inventory is frozen, and the request said `reject` (others wait).
+    Frozen(Freeze),
+}
+
+/// A freeze in force.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Freeze {
+    /// Why.
+    pub reason: String,
+    /// Who froze it.
+    pub by: String,
+    /// When it ends by itself, in milliseconds since 1970.
+    pub until_ms: Option<u64>,
+}
+
+/// An app as it is stored: with the keyed hash of its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredApp {
+    /// The app.
+    pub app: App,
+    /// HMAC-SHA-256 of its secret, keyed with the pepper.
+    pub hash: Vec<u8>,
+}
+
+/// What a request's credentials are checked against, read in one round trip with whatever it asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Door {
+    /// The app, if the feed lists it.
+    pub app: Option<StoredApp>,
+    /// Seconds for which this address or this app gets no further try; none: go on.
+    pub barred: Option<u64>,
+}
+
+/// A poll's answer: credentials, and the job's state and output, read in one round trip.
+#[derive(Debug, Clone, Default)]
+pub struct Polled {
+    /// The credentials' side.
+    pub door: Door,
+    /// The job; none: no such job.
+    pub job: Option<Brief>,
+    /// The job's readable output, of the same moment as the state.
+    pub output: String,
+}
+
+/// What must be known of a job to show its output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Brief {
+    /// The app that it was asked for.
+    pub deployment_id: DeploymentId,
+    /// What it deploys to.
+    pub inventory: Inventory,
+    /// Where it is.
+    pub state: State,
+}
+
+/// A range of a job's output, with credentials and state, read in one round trip.
+#[derive(Debug, Clone, Default)]
+pub struct Ranged {
+    /// The credentials' side.
+    pub door: Door,
+    /// The job; none: no such job.
+    pub job: Option<Brief>,
+    /// The bytes, read after the state.
+    pub bytes: Vec<u8>,
+    /// Bytes of output that could be read then.
+    pub length: u64,
+}
+
+/// A job as the API shows it.
+#[derive(Debug, Clone)]
+pub struct JobView {
+    /// The record.
+    pub record: Record,
+    /// Bytes of output that can be read.
+    pub output_bytes: u64,
+    /// Its place in the queue, counted from 1, while it waits.
+    pub queue_position: Option<u64>,
+    /// What the container last reported: a JSON object.
+    pub progress: Option<Map<String, Value>>,
+}
+
+/// A live job as the reconciler sees it.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// The record.
+    pub record: Record,
+    /// Whether the dispatcher that supervises it gives signs of life.
+    pub owner_alive: bool,
+}
+
+/// Filter of the list of jobs.
+#[derive(Debug, Clone, Default)]
+pub struct JobFilter {
+    /// Only of this app.
+    pub deployment_id: Option<DeploymentId>,
+    /// Only of this inventory.
+    pub inventory: Option<Inventory>,
+    /// Only in one of these states (words of `State`); empty: any.
+    pub states: Vec<String>,
+    /// Only older than this job.
+    pub before: Option<JobId>,
+    /// At most so many (1 to 200).
+    pub limit: usize,
+}
+
+/// One lock or freeze or queue, by inventory.
+#[derive(Debug, Clone)]
+pub struct LockState {
+    /// The inventory.
+    pub inventory: Inventory,
+    /// The job that holds it.
+    pub holder: Option<JobId>,
+    /// That job's record; none: unreadable or gone.
+    pub record: Option<Record>,
+    /// Jobs that wait, in order.
+    pub waiting: Vec<JobId>,
+    /// The freeze in force.
+    pub freeze: Option<Freeze>,
+}
+
+/// Whether Redis' memory is the one known here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Memory {
+    /// It is (or another dispatcher has rebuilt it and this one now knows the new one).
+    Known,
+    /// It is missing or older. `found` is what stands there now (epoch and count): what `rebuild` must still find.
+    Strange {
+        /// What stands there, if anything.
+        found: Option<String>,
+    },
+}
+
+/// A container found on the engine, as a rebuild takes it over: running or ended, and adopted from then on like any other.
+#[derive(Debug, Clone)]
+pub struct Rescued {
+    /// The job on its label.
+    pub job: JobId,
+    /// Its app.
+    pub deployment_id: DeploymentId,
+    /// Its inventory.
+    pub inventory: Inventory,
+    /// Its action.
+    pub action: Action,
+    /// Its fence.
+    pub fence: Fence,
+    /// The container; none: it was never started and has been removed, so the job is `lost`.
+    pub container: Option<String>,
+    /// Whether it bears the inventory's name still, and so holds the lock.
+    pub holds: bool,
+    /// The job's secrets, encrypted, as read from the container's own layer.
+    pub sealed: Option<Vec<u8>>,
+}
+
+/// News about a job: woken after something was written about it, by whichever dispatcher.
+///
+/// A wake-up says "look again", not what changed: a missed one is made good by the wake-up that follows a lost connection.
+#[derive(Debug, Clone)]
+pub struct News {
+    /// Counts changes of state (intent, start, end …).
+    pub state: tokio::sync::watch::Receiver<u64>,
+    /// Counts writes of output.
+    pub output: tokio::sync::watch::Receiver<u64>,
+}
