@@ -8,6 +8,8 @@ cargo fmt --check
 cargo clippy --all-targets --locked -- -D warnings
 RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
 have cargo-deny || step "Install cargo-deny" cargo install --locked cargo-deny
+# cargo-deny looks at every target's crates; only those of this machine's are here from the build.
+cargo fetch --locked --quiet
 cargo deny --offline check licenses bans sources 2>&1 | tail -n 5
 # The list of advisories comes from the network; where that is not in reach, it is said and passed over.
 if ! cargo deny check advisories >"${TMPDIR:-/tmp}/lockstep-advisories.log" 2>&1; then

@@ -1,21 +1,27 @@
 //! The binary: `lockstep serve`, `doctor`, `openapi`, and the client's commands.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use lockstep::api::{self, Api};
 use lockstep::client;
-use lockstep::config::{self, Config};
+use lockstep::config::{self, Config, ConfigError};
 use lockstep::dispatch::{Dispatcher, Parts};
-use lockstep::doctor::{self, Verdict};
+use lockstep::doctor::{self, Check, Verdict};
 use lockstep::engine::docker::Docker;
 use lockstep::metrics::Metrics;
 use lockstep::pepper::Pepper;
 use lockstep::store::Store;
 use lockstep::{clock, shutdown, telemetry};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+/// How often a Redis that was not there at the start is looked at, until it is known whether it may be used.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Wrong usage or configuration.
 const USAGE: u8 = 2;
@@ -72,17 +78,11 @@ fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Serve { print_default_config: true, .. } => {
-            print!("{}", config::DEFAULT);
-            ExitCode::SUCCESS
-        }
+        Command::Serve { print_default_config: true, .. } => say(config::DEFAULT, ExitCode::SUCCESS),
         Command::Serve { config, .. } => runtime.block_on(serve(config)),
         Command::Doctor { config, json } => runtime.block_on(doctor(config, json)),
         Command::Openapi => match api::openapi().to_pretty_json() {
-            Ok(text) => {
-                println!("{text}");
-                ExitCode::SUCCESS
-            }
+            Ok(text) => say(&format!("{text}\n"), ExitCode::SUCCESS),
             Err(error) => {
                 eprintln!("error: {error}");
                 ExitCode::FAILURE
@@ -96,22 +96,42 @@ fn main() -> ExitCode {
     }
 }
 
+/// Prints to standard output. Whoever reads it may leave before its end.
+fn say(text: &str, code: ExitCode) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("error: cannot print: {error}");
+            ExitCode::FAILURE
+        }
+        Ok(()) | Err(_) => code,
+    }
+}
+
 /// Reads the configuration from the file that is named or there, and the environment.
-fn configure(path: Option<PathBuf>) -> Result<Config, String> {
+fn configure(path: Option<PathBuf>) -> Result<Config, ConfigError> {
     let usual = PathBuf::from("lockstep.toml");
     let path = path.or_else(|| usual.exists().then_some(usual));
     let file = match &path {
         None => None,
         Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| format!("the configuration file {} cannot be read: {error}", path.display()))?;
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                ConfigError(vec![format!("the configuration file {} cannot be read: {error}", path.display())])
+            })?;
             Some((path.display().to_string(), text))
         }
     };
     let file = file.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
-    let environment =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    Config::read(file, environment, variable("DOCKER_HOST")).map_err(|error| error.to_string())
+    let mut environment = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => environment.push((name, value)),
+            (Ok(name), Err(_)) if name.starts_with("LOCKSTEP_") => {
+                return Err(ConfigError(vec![format!("environment: {name} is not UTF-8")]));
+            }
+            (Ok(_), Err(_)) | (Err(_), _) => {}
+        }
+    }
+    Config::read(file, environment, variable("DOCKER_HOST"))
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is where the environment enters, beside the configuration")]
@@ -125,25 +145,20 @@ fn wrong(what: impl std::fmt::Display) -> ExitCode {
 }
 
 async fn doctor(path: Option<PathBuf>, json: bool) -> ExitCode {
-    let config = match configure(path) {
-        Ok(config) => config,
-        Err(error) => return wrong(error),
+    let checks = match configure(path) {
+        Ok(config) => doctor::examine(&config, clock::wall_ms()).await,
+        Err(ConfigError(errors)) => Check::of_configuration(&errors),
     };
-    let checks = doctor::examine(&config).await;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&checks).unwrap_or_default());
-    } else {
-        for check in &checks {
-            let verdict = match check.verdict {
-                Verdict::Ok => "ok     ",
-                Verdict::Warning => "warning",
-                Verdict::Problem => "PROBLEM",
-            };
-            println!("{verdict}  {:<17} {}", check.about, check.says);
+    let sound = checks.iter().all(|check| check.verdict != Verdict::Problem);
+    let code = if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    match json.then(|| serde_json::to_string_pretty(&checks)) {
+        None => say(&doctor::report(&checks), code),
+        Some(Ok(text)) => say(&format!("{text}\n"), code),
+        Some(Err(error)) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
         }
     }
-    let sound = checks.iter().all(|check| check.verdict != Verdict::Problem);
-    if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 async fn serve(path: Option<PathBuf>) -> ExitCode {
@@ -156,27 +171,68 @@ async fn serve(path: Option<PathBuf>) -> ExitCode {
     {
         return wrong(error);
     }
-    match run(config).await {
+    let certificate = match api::tls::Certificate::load(&config.tls) {
+        Ok(certificate) => certificate,
+        Err(error) => return wrong(error),
+    };
+    match run(config, certificate).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error}");
-            eprintln!("error: {error}");
+            // Why it ended is said in any case, once.
+            if tracing::enabled!(tracing::Level::ERROR) {
+                tracing::error!("{error}");
+            } else {
+                eprintln!("error: {error}");
+            }
             ExitCode::FAILURE
         }
     }
 }
 
+/// Says what is at risk with a Redis.
+///
+/// # Errors
+/// When it throws keys away: it must not be used at all.
+fn judge(redis: doctor::redis::Standing) -> Result<(), String> {
+    for check in redis.checks.iter().filter(|check| check.verdict != Verdict::Ok) {
+        tracing::warn!(about = check.about, "{}", check.says);
+    }
+    redis.evicts.map_or(Ok(()), Err)
+}
+
+/// The first fault of a task that works in the background; those that have done their work are none.
+async fn first_fault(tasks: &mut JoinSet<Result<(), String>>) -> String {
+    while let Some(ended) = tasks.join_next().await {
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error,
+            Err(error) => return format!("a task in the background died: {error}"),
+        }
+    }
+    std::future::pending().await
+}
+
 /// Runs the service until it is told to stop, or a part of it dies.
-async fn run(config: Config) -> Result<(), String> {
-    let certificate = api::tls::Certificate::load(&config.tls).map_err(|error| error.to_string())?;
+async fn run(config: Config, certificate: Arc<api::tls::Certificate>) -> Result<(), String> {
     let tls = certificate.server_config().map_err(|error| error.to_string())?;
-    // Neither Redis nor engine need be there: readiness says so. But a Redis that throws keys away must not be used at all.
-    if let Some(evicting) = doctor::redis(config.redis_url.expose())
-        .await
-        .into_iter()
-        .find(|check| check.about == "redis eviction" && check.verdict == Verdict::Problem)
-    {
-        return Err(evicting.says);
+    let stop = CancellationToken::new();
+    let mut background = JoinSet::new();
+    // Neither Redis nor engine need be there: readiness says so. But a Redis that throws keys away is refused before anything
+    // else, or as soon as it is there.
+    let redis_url = config.redis_url.clone();
+    match doctor::redis::standing(redis_url.expose()).await {
+        Ok(redis) => judge(redis)?,
+        Err(check) => {
+            tracing::warn!(about = check.about, "{}", check.says);
+            background.spawn(async move {
+                loop {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    if let Ok(redis) = doctor::redis::standing(redis_url.expose()).await {
+                        return judge(redis);
+                    }
+                }
+            });
+        }
     }
     let name = clock::draw_name();
     let store = Store::connect(config.redis_url.expose(), &config.instance, &name, config.job.retention)
@@ -187,10 +243,14 @@ async fn run(config: Config) -> Result<(), String> {
     let listener = tokio::net::TcpListener::bind(config.listen).await.map_err(|error| {
         format!("cannot listen on {}: {error}. Is another service there? See the key listen", config.listen)
     })?;
-    let stop = CancellationToken::new();
-    tokio::spawn(shutdown::on_signal(stop.clone()));
-
-    tokio::spawn(certificate.keep_fresh(stop.clone()));
+    let told = stop.clone();
+    background
+        .spawn(async { shutdown::on_signal(told).await.map_err(|error| format!("signals are not heard: {error}")) });
+    let fresh = certificate.keep_fresh(stop.clone());
+    background.spawn(async {
+        fresh.await;
+        Ok(())
+    });
     let metrics = Arc::new(Metrics::default());
     let dispatcher = Dispatcher::new(Parts {
         instance: config.instance,
@@ -214,17 +274,24 @@ async fn run(config: Config) -> Result<(), String> {
         tokio::spawn(async move { dispatcher.run(stop).await })
     };
     let died = tokio::select! {
-        ended = &mut serving => ended.err().map(|error| format!("the listener died: {error}")),
+        ended = &mut serving => match ended {
+            Err(error) => Some(format!("the listener died: {error}")),
+            Ok(()) => (!stop.is_cancelled()).then(|| "the listener ended by itself".to_owned()),
+        },
         ended = &mut dispatching => {
             let error = ended.and_then(|ended| ended).err();
             Some(error.map_or_else(|| "the dispatcher ended by itself".to_owned(), |error| format!("the dispatcher died: {error}")))
         }
+        fault = first_fault(&mut background) => Some(fault),
     };
     stop.cancel();
-    api.finished().await;
-    dispatcher_stop.cancel();
-    if died.is_none() {
-        let _ = dispatching.await;
-    }
+    let finish = async {
+        api.finished().await;
+        dispatcher_stop.cancel();
+        if died.is_none() {
+            let _ = dispatching.await;
+        }
+    };
+    let _ = tokio::time::timeout(shutdown::DEADLINE, finish).await;
     died.map_or(Ok(()), Err)
 }

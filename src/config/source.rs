@@ -5,6 +5,10 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
+use super::file::File;
+
+/// What variables that are ours begin with.
+const PREFIX: &str = "LOCKSTEP_";
 /// Secrets, which can also be given as `…_FILE`.
 const SECRETS: [&str; 6] =
     ["auth.pepper", "auth.feed_token", "auth.operators", "redis.url", "redis.password", "runner.registry_password"];
@@ -33,10 +37,12 @@ const OTHER_VARIABLES: [&str; 9] = [
 
 /// What a configuration is read from, and what was wrong so far.
 pub(super) struct Source {
-    defaults: Table,
-    file: Table,
+    defaults: File,
+    file: File,
     file_name: String,
     environment: BTreeMap<String, String>,
+    /// The file has no form: what it was to say is not known.
+    pub(super) broken: bool,
     /// What is wrong, a sentence each.
     pub(super) errors: Vec<String>,
 }
@@ -50,7 +56,7 @@ pub(super) struct Given {
 }
 
 fn variable(key: &str) -> String {
-    format!("LOCKSTEP_{}", key.replace(['.', '-'], "_").to_ascii_uppercase())
+    format!("{PREFIX}{}", key.replace(['.', '-'], "_").to_ascii_uppercase())
 }
 
 fn lookup<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
@@ -62,37 +68,22 @@ fn lookup<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
     Some(value)
 }
 
-/// All keys of a table, `runner.actions` as one.
-fn keys(table: &Table, prefix: &str, into: &mut BTreeSet<String>) {
-    for (name, value) in table {
-        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-        match value {
-            Value::Table(inner) if key != "runner.actions" => keys(inner, &key, into),
-            _ => {
-                into.insert(key);
-            }
-        }
-    }
-}
-
 impl Source {
     pub(super) fn new(
         defaults: &str,
         file: Option<(&str, &str)>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Self {
-        let mut errors = Vec::new();
         let (file_name, text) = file.unwrap_or(("", ""));
-        let parsed = text.parse::<Table>().unwrap_or_else(|error| {
-            errors.push(format!("{file_name}: {}", error.to_string().trim()));
-            Table::new()
-        });
+        let (file, faults) =
+            File::read(text).map_or_else(|faults| (File::default(), faults), |file| (file, Vec::new()));
         let mut source = Self {
-            defaults: defaults.parse().expect("the default file is part of the binary and is tested"),
-            file: parsed,
+            defaults: File::read(defaults).expect("the default file is part of the binary and is tested"),
+            file,
+            broken: !faults.is_empty(),
             file_name: file_name.to_owned(),
-            environment: environment.into_iter().filter(|(name, _)| name.starts_with("LOCKSTEP_")).collect(),
-            errors,
+            environment: environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect(),
+            errors: faults.into_iter().map(|(line, what)| format!("{file_name}:{line}: {what}")).collect(),
         };
         source.refuse_unknown();
         source
@@ -100,20 +91,17 @@ impl Source {
 
     /// A key or variable that is not known is an error, not a wish unheard: a misspelt limit would be no limit.
     fn refuse_unknown(&mut self) {
-        let mut known: BTreeSet<String> = WITHOUT_DEFAULT.map(str::to_owned).into();
-        keys(&self.defaults, "", &mut known);
-        let mut given = BTreeSet::new();
-        keys(&self.file, "", &mut given);
-        for key in given.difference(&known) {
-            let nearest = nearest(key, known.iter().map(String::as_str));
-            self.errors.push(format!("{}: {key} is not a key; did you mean {nearest}?", self.file_name));
+        let known: BTreeSet<&str> = self.defaults.lines.keys().map(String::as_str).chain(WITHOUT_DEFAULT).collect();
+        for (key, line) in self.file.lines.iter().filter(|(key, _)| !known.contains(key.as_str())) {
+            let hint = nearest(key, known.iter().copied());
+            self.errors.push(format!("{}:{line}: {key} is not a key; {hint}", self.file_name));
         }
         let mut variables: BTreeSet<String> = known.iter().map(|key| variable(key)).collect();
         variables.extend(SECRETS.map(|key| format!("{}_FILE", variable(key))));
         variables.extend(OTHER_VARIABLES.map(str::to_owned));
         for name in self.environment.keys().filter(|name| !variables.contains(*name)) {
-            let nearest = nearest(name, variables.iter().map(String::as_str));
-            self.errors.push(format!("environment: {name} is not known; did you mean {nearest}?"));
+            let hint = nearest(name, variables.iter().map(String::as_str));
+            self.errors.push(format!("environment: {name} is not known; {hint}"));
         }
     }
 
@@ -146,10 +134,11 @@ impl Source {
                 }
             };
         }
-        if let Some(value) = lookup(&self.file, key).cloned() {
-            return Some(Given { value, place: format!("{} ({key})", self.file_name), is_text: false });
+        if let Some(value) = lookup(&self.file.values, key).cloned() {
+            let line = self.file.lines.get(key).map(|line| format!(":{line}")).unwrap_or_default();
+            return Some(Given { value, place: format!("{}{line} ({key})", self.file_name), is_text: false });
         }
-        let value = lookup(&self.defaults, key)?.clone();
+        let value = lookup(&self.defaults.values, key)?.clone();
         Some(Given { value, place: format!("{key} (default)"), is_text: false })
     }
 
@@ -201,9 +190,21 @@ impl Source {
     }
 }
 
-/// The known word that is nearest to another, by edits.
+/// A hint at the known word that is nearest to another: its last part in another section, or else the fewest edits. What is
+/// far from all of them is not guessed at.
 fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
-    known.min_by_key(|candidate| edits(word, candidate)).unwrap_or_default().to_owned()
+    let distance = |known: &&str| edits(word, known);
+    let last = |key: &str| key.rsplit('.').next().map(str::to_owned);
+    let known: Vec<&str> = known.collect();
+    let moved = known.iter().find(|known| last(known) == last(word));
+    let close = known
+        .iter()
+        .min_by_key(|known| distance(known))
+        .filter(|known| distance(known) <= 1 + word.trim_start_matches(PREFIX).len() / 4);
+    match close.or(moved) {
+        Some(known) => format!("did you mean {known}?"),
+        None => "lockstep serve --print-default-config shows all".to_owned(),
+    }
 }
 
 fn edits(a: &str, b: &str) -> usize {

@@ -62,6 +62,7 @@ fn the_environment_goes_before_the_file() {
             ("LOCKSTEP_RUNNER_MOUNTS", "/a:/b:ro,/c:/d:ro:secret"),
             ("LOCKSTEP_RUNNER_ENV", "A=1,B=x=y"),
             ("LOCKSTEP_RUNNER_ACTIONS", "app-deploy=run {inventory};check=check it"),
+            ("LOCKSTEP_FEED_AT_START", "false"),
             ("LOCKSTEP_AUTH_OPERATORS", "ann:0123456789abcdef0,bob:0123456789abcdef1"),
             ("LOCKSTEP_REDIS_PASSWORD", "p@ss:word"),
         ],
@@ -96,33 +97,72 @@ fn secrets_come_from_files_and_are_shown_nowhere() {
 #[test]
 fn what_is_wrong_is_named_with_what_would_be_valid() {
     for (file, environment, part) in [
-        ("", ("LOCKSTEP_X", "1"), "LOCKSTEP_X is not known"),
+        ("", ("LOCKSTEP_X", "1"), "LOCKSTEP_X is not known; lockstep serve --print-default-config shows all"),
+        ("", ("LOCKSTEP_JOB_IDLE_TIMEOUT_FILE", "1h"), "LOCKSTEP_JOB_IDLE_TIMEOUT_FILE is not known"),
         ("", ("LOCKSTEP_JOB_RUN_TIMOUT", "1h"), "did you mean LOCKSTEP_JOB_RUN_TIMEOUT?"),
-        ("[job]\nrun_timout = \"1h\"", PEPPER, "job.run_timout is not a key; did you mean job.run_timeout?"),
-        ("listen = \"here\"", PEPPER, "lockstep.toml (listen): \"here\" is not an address and a port"),
-        ("instance = ", PEPPER, "lockstep.toml: "),
+        (
+            "[job]\nrun_timout = \"1h\"",
+            PEPPER,
+            "lockstep.toml:2: job.run_timout is not a key; did you mean job.run_timeout?",
+        ),
+        ("run_timeout = \"1h\"", PEPPER, "run_timeout is not a key; did you mean job.run_timeout?"),
+        ("wholly_other = 1", PEPPER, "wholly_other is not a key; lockstep serve"),
+        ("job = 1", PEPPER, "lockstep.toml:1: job is not a key"),
+        ("\nlisten = \"here\"", PEPPER, "lockstep.toml:2 (listen): \"here\" is not an address and a port"),
+        ("\ninstance = ", PEPPER, "lockstep.toml:2: "),
         ("instance = \"../x\"", PEPPER, "instance"),
         ("public_url = \"http://x\"", PEPPER, "https://host[:port]"),
         ("public_url = \"https://x/path\"", PEPPER, "without a path"),
+        ("public_url = \"https://x:99999\"", PEPPER, "https://host[:port]"),
+        ("public_url = \"https://x y\"", PEPPER, "https://host[:port]"),
+        ("public_url = \"https://::1:8443\"", PEPPER, "https://host[:port]"),
         ("", ("LOCKSTEP_AUTH_PEPPER", "short"), "at least 16 bytes"),
         ("", ("LOCKSTEP_REDIS_URL", "http://x"), "redis:// or rediss://"),
+        ("", ("LOCKSTEP_REDIS_URL", "redis://host:99999"), "host[:port][/database]"),
+        ("", ("LOCKSTEP_REDIS_PASSWORD", ""), "LOCKSTEP_REDIS_PASSWORD: is empty"),
+        ("[engine]\nhost = \"ssh://somewhere\"", PEPPER, "unix:/// or tcp://"),
         ("[engine]\nkind = \"podman\"", PEPPER, "must be docker"),
         ("[runner]\npull = \"sometimes\"", PEPPER, "always, missing or never"),
         ("[runner]\nmounts = [\"a:/b\"]", PEPPER, "both paths must be absolute"),
-        ("[runner]\nmounts = [\"/var/run/docker.sock:/x\"]", PEPPER, "engine's socket"),
+        ("[runner]\nmounts = [\"/a/../b:/b\"]", PEPPER, "without .."),
+        ("[runner]\nmounts = [\"/x/docker.sock:/x\"]", PEPPER, "engine's socket"),
+        ("[runner]\nmounts = [\"/var/run:/x\"]", PEPPER, "engine's socket (/var/run/docker.sock)"),
+        ("[runner]\nmounts = [\"/:/host:ro\"]", PEPPER, "engine's socket"),
+        (
+            "[engine]\nhost = \"unix:///x/y.sock\"\n[runner]\nmounts = [\"/x:/z\"]",
+            PEPPER,
+            "engine's socket (/x/y.sock)",
+        ),
+        ("[runner]\nmounts = [\"/a:/run/lockstep/token\"]", PEPPER, "would hide /run/lockstep"),
+        ("[runner]\nmounts = [\"/a:/run\"]", PEPPER, "would hide /run/lockstep"),
+        ("[runner]\nmounts = [\"/a:/b\", \"/c:/b\"]", PEPPER, "/b is the target of two mounts"),
+        ("[runner]\nimage = \"\"", PEPPER, "must be an image"),
+        ("[runner]\nmemory = \"1MiB\"", PEPPER, "of at least 16777216 bytes"),
+        ("[runner]\ncpus = 0", PEPPER, "CPUs from 0.01"),
+        ("[runner]\npids = 1", PEPPER, "from 16 to"),
         ("[runner]\nmounts = [\"/a:/b:rw\"]", PEPPER, "options are ro and secret"),
         ("[runner]\nenv = [\"LOCKSTEP_URL=x\"]", PEPPER, "set by Lockstep itself"),
+        ("[runner]\nenv = [\"A=1\", \"A=2\"]", PEPPER, "A is given twice"),
+        ("[runner]\nenv = [\"1A=hidden\"]", PEPPER, "entry 1 must be NAME=value"),
         ("[runner]\nregistry_user = \"u\"", PEPPER, "go together"),
         ("[runner.actions]\nx = \"run {inventry}\"", PEPPER, "known are {inventory}"),
         ("[runner.actions]\n\"-x\" = \"run\"", PEPPER, "the action's name"),
+        ("[runner.actions]\n", ("LOCKSTEP_RUNNER_ACTIONS", "a=x;a=y"), "action a is given twice"),
+        ("[runner.actions]\napp-deploy = \"run\"", PEPPER, "feed.at_start: the feed is the action announce-apps"),
         ("[job]\nidle_timeout = \"2h\"", PEPPER, "would never come first"),
+        ("[job]\nidle_timeout = \"0s\"", PEPPER, "off is written"),
+        ("[job]\nstart_timeout = \"0s\"", PEPPER, "longer than 0"),
+        ("[job]\nstop_grace = \"2h\"", PEPPER, "at most 1h"),
+        ("[job]\nretention = \"5s\"", PEPPER, "must not be shorter than runner.keep"),
         ("[job]\noutput_limit = \"1KiB\"", PEPPER, "of at least 16384 bytes"),
         ("[job]\noutput_limit = \"1GiB\"", PEPPER, "at most 256MiB"),
         ("[auth]\noperators = [\"x\"]", PEPPER, "entry 1 must be name:token"),
         ("[auth]\noperators = [\"x:short\"]", PEPPER, "the token of x must have at least 16 bytes"),
         ("[auth]\noperators = [\"x:0123456789abcdefg\", \"x:0123456789abcdefh\"]", PEPPER, "names an operator twice"),
         ("[auth]\nfeed_token = \"0123456789abcdef\"", PEPPER, "auth.pepper is also used as a token"),
+        ("[auth]\noperators = [\"x:0123456789abcdefg\", \"y:0123456789abcdefg\"]", PEPPER, "hold a token twice"),
         ("[auth]\nfeed_networks = [\"10.0.0.0/33\"]", PEPPER, "is not a network"),
+        ("[auth]\nfeed_networks = [\"10.1.2.3/8\"]", PEPPER, "the network is 10.0.0.0/8"),
         ("[compat]\nfinal_status = \"done\"", PEPPER, "finished or outcome"),
         ("[feed]\nat_start = \"perhaps\"", PEPPER, "true or false"),
     ] {
@@ -136,15 +176,61 @@ fn what_is_wrong_is_named_with_what_would_be_valid() {
 }
 
 #[test]
-fn networks_hold_addresses() {
-    let network = |text: &str| text.parse::<lockstep::config::IpNetwork>().expect("a network");
-    let address = |text: &str| text.parse().expect("an address");
-    assert!(network("127.0.0.0/8").contains(address("127.1.2.3")));
-    assert!(network("127.0.0.0/8").contains(address("::ffff:127.0.0.1")));
-    assert!(!network("127.0.0.0/8").contains(address("128.0.0.1")));
-    assert!(!network("127.0.0.0/8").contains(address("::1")));
-    assert!(network("0.0.0.0/0").contains(address("8.8.8.8")));
-    assert!(network("192.0.2.1").contains(address("192.0.2.1")));
-    assert!(!network("192.0.2.1").contains(address("192.0.2.2")));
-    assert!(network("2001:db8::/32").contains(address("2001:db8::1")));
+fn a_file_without_form_is_not_blamed_for_what_it_may_hold() {
+    let error = read("[auth]\npepper = \"hush", &[("LOCKSTEP_LISTEN", "here")]).expect_err("it is wrong");
+    assert!(error.contains("lockstep.toml:2: ") && error.contains("LOCKSTEP_LISTEN"), "{error}");
+    assert!(!error.contains("hush") && !error.contains("is missing"), "{error}");
+}
+
+/// A secret that is given wrongly, in each way that is possible, is never quoted.
+#[test]
+fn no_error_shows_a_secret() {
+    const HUSH: &str = "hush";
+    for (name, value) in [
+        ("LOCKSTEP_AUTH_PEPPER", "hush"),
+        ("LOCKSTEP_AUTH_FEED_TOKEN", "hush"),
+        ("LOCKSTEP_AUTH_OPERATORS", "ann:hush"),
+        ("LOCKSTEP_AUTH_OPERATORS", "hush"),
+        ("LOCKSTEP_REDIS_URL", "hush"),
+        ("LOCKSTEP_REDIS_URL", "redis://:hush@host:port"),
+        ("LOCKSTEP_REDIS_URL", "redis://:hush@:1:2/x"),
+        ("LOCKSTEP_RUNNER_REGISTRY_PASSWORD", "hush"),
+        ("LOCKSTEP_RUNNER_ENV", "hush"),
+    ] {
+        let error = read("", &[PEPPER, (name, value)]).or_else(|_| read("", &[(name, value)])).expect_err(name);
+        assert!(error.contains(name) && !error.contains(HUSH), "{error}");
+    }
+    let both = [PEPPER, ("LOCKSTEP_REDIS_URL", "redis://:hush@host"), ("LOCKSTEP_REDIS_PASSWORD", "hush-hush")];
+    let error = read("", &both).expect_err("two passwords");
+    assert!(error.contains("give one of them") && !error.contains(HUSH), "{error}");
+}
+
+#[test]
+fn the_engine_is_where_docker_host_says_unless_a_key_says_else() {
+    let host = |file: &str, docker_host: Option<&str>| {
+        let environment = [PEPPER].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Config::read(Some(("lockstep.toml", file)), environment, docker_host.map(str::to_owned))
+            .map(|config| config.engine_host)
+            .map_err(|error| error.to_string())
+    };
+    let key = "[engine]\nhost = \"tcp://127.0.0.1:2375\"";
+    assert_eq!(host("", None), Ok(None));
+    assert_eq!(host("", Some("")), Ok(None));
+    assert_eq!(host("", Some("unix:///x.sock")), Ok(Some("unix:///x.sock".to_owned())));
+    assert_eq!(host(key, Some("unix:///x.sock")), Ok(Some("tcp://127.0.0.1:2375".to_owned())));
+    assert_eq!(host(key, Some("ssh://x")), Ok(Some("tcp://127.0.0.1:2375".to_owned())));
+    assert!(host("", Some("ssh://x")).is_err_and(|error| error.contains("DOCKER_HOST: must begin with")));
+}
+
+#[test]
+fn public_urls() {
+    for (given, taken) in [
+        ("https://host.docker.internal:8443", "https://host.docker.internal:8443"),
+        ("https://lockstep.example.org/", "https://lockstep.example.org"),
+        ("https://192.0.2.1:443", "https://192.0.2.1:443"),
+        ("https://[2001:db8::1]:8443", "https://[2001:db8::1]:8443"),
+    ] {
+        let config = read("", &[PEPPER, ("LOCKSTEP_PUBLIC_URL", given)]).expect(given);
+        assert_eq!(config.public_url, taken);
+    }
 }

@@ -4,6 +4,8 @@ mod api;
 mod cli;
 mod config;
 mod dispatch;
+mod doctor;
+mod documents;
 mod e2e;
 mod engine;
 mod schema;

@@ -1,5 +1,6 @@
 //! Docker, by bollard: the only part that names it.
 //!
+//! - `about.rs`: what it says of itself
 //! - `errors.rs`: what Docker answers, sorted
 //! - `spec.rs`: a container as described to Docker, and as shown by it
 //! - `files.rs`: files into a container and out of it
@@ -24,6 +25,9 @@ use crate::model::ids::Instance;
 use crate::model::lock::Held;
 use crate::model::settle::Phase;
 
+pub use about::About;
+
+mod about;
 mod errors;
 mod files;
 mod frames;

@@ -17,7 +17,7 @@ use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use base64::Engine as _;
 use lockstep::api;
-use lockstep::config::{Auth, FinalStatus, IpNetwork, Job, Operator, Runner};
+use lockstep::config::{Auth, FinalStatus, Job, Operator, Runner};
 use lockstep::dispatch::{Dispatcher, Parts};
 use lockstep::engine::Pull;
 use lockstep::metrics::Metrics;
@@ -71,7 +71,7 @@ impl Service {
             feed_token: Some(secret(FEED)),
             operators: vec![Operator { name: "ada".parse().expect("a name"), token: secret(OPERATOR) }],
             pepper: secret("0123456789abcdef"),
-            feed_networks: vec![IpNetwork { address: [127, 0, 0, 0].into(), prefix: 8 }],
+            feed_networks: vec!["127.0.0.0/8".parse().expect("a network")],
         };
         let metrics = Arc::new(Metrics::default());
         let dispatcher = Dispatcher::new(Parts {
