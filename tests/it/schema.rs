@@ -21,17 +21,18 @@ async fn the_service_keeps_to_its_document() {
             tokio::task::yield_now().await;
         }
     });
-    let run = tokio::process::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.tools/schemathesis/bin/schemathesis"))
-        .current_dir(service.folder.path())
-        .args(["run", &service.url("/openapi.json"), "--tls-verify=false", "--checks", "all", "-w", "1"])
-        .args(["--max-examples", EXAMPLES, "-H", &format!("Authorization: Bearer {OPERATOR_TOKEN}")])
-        // Followers do not end by themselves.
-        .args(["--exclude-path-regex", "/events$"])
-        // Some endpoints need no credentials; and no schema can say that an offset is beyond the end or a key was used before.
-        .args(["--exclude-checks", "ignored_auth,positive_data_acceptance"])
-        .output()
-        .await
-        .expect("schemathesis is there: make setup");
+    let run =
+        tokio::process::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.tools/schemathesis/bin/schemathesis"))
+            .current_dir(service.folder.path())
+            .args(["run", &service.url("/openapi.json"), "--tls-verify=false", "--checks", "all", "-w", "1"])
+            .args(["--max-examples", EXAMPLES, "-H", &format!("Authorization: Bearer {OPERATOR_TOKEN}")])
+            // Followers do not end by themselves.
+            .args(["--exclude-path-regex", "/events$"])
+            // Some endpoints need no credentials; and no schema can say that an offset is beyond the end or a key was used before.
+            .args(["--exclude-checks", "ignored_auth,positive_data_acceptance"])
+            .output()
+            .await
+            .expect("schemathesis is there: make setup");
     unbar.abort();
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stdout));
 }
