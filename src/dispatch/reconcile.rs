@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::supervise::Trouble;
 use super::{Dispatcher, PASS};
 use crate::clock;
-use crate::engine::{EngineError, Found, ended_name};
+use crate::engine::{EngineError, Found, Labels, ended_name};
 use crate::model::job::{Record, State};
 use crate::model::settle::Phase;
 use crate::store::{Memory, Rescued, StoreError};
@@ -65,7 +65,14 @@ impl Dispatcher {
         }
         for container in &found {
             if let Some(labels) = &container.labels {
-                match self.parts.store.record(labels.job).await? {
+                let record = match self.parts.store.record(labels.job).await {
+                    Err(StoreError::Unreadable(what)) => {
+                        self.settle_unreadable(container, labels, &what).await?;
+                        continue;
+                    }
+                    record => record?,
+                };
+                match record {
                     Some(record) => self.tidy(container, &record).await?,
                     None => {
                         // A record is written before its container is made, so Redis has forgotten it: it is older than the engine.
@@ -111,6 +118,17 @@ impl Dispatcher {
                 self.stand(|standing| standing.adopted += 1);
                 self.supervise(held, false);
             }
+        }
+        Ok(())
+    }
+
+    /// Settles a job whose record cannot be read by what the engine shows: a container that does not run can act no more, so the
+    /// lock that it may hold is freed, and it is removed. One that runs is left to its end.
+    async fn settle_unreadable(&self, container: &Found, labels: &Labels, what: &str) -> Result<(), Trouble> {
+        tracing::error!(job.id = %labels.job, container = %container.container, what, "a job's record cannot be read; the engine's evidence settles it");
+        if matches!(container.phase, Phase::Created | Phase::Ended { .. }) {
+            self.parts.engine.remove(&container.container).await?;
+            self.parts.store.free_orphan(&labels.inventory, &labels.job.to_string()).await?;
         }
         Ok(())
     }
