@@ -114,7 +114,7 @@ async fn the_dispatcher_replaces_itself_in_mid_job() {
         ("LOCKSTEP_RUNNER_IMAGE", "lockstep-runner:latest"),
         ("LOCKSTEP_RUNNER_NETWORK", &host.name),
         ("LOCKSTEP_RUNNER_MOUNTS", &mounts),
-        ("LOCKSTEP_AUTH_FEED_NETWORKS", "127.0.0.0/8,172.16.0.0/12"),
+        ("LOCKSTEP_AUTH_FEED_NETWORKS", "127.0.0.0/8,172.16.0.0/12,192.168.0.0/16"),
     ])
     .await;
     let name = format!("{}-dispatcher", service.instance);
