@@ -1,6 +1,6 @@
 # The dispatcher's image. Two ways to the same image:
-#   --target prebuilt   copies a binary from the build context (the classic builder stops at this stage)
-#   the default         builds it, for machines without cargo that reach an image registry
+#   --target prebuilt --build-arg PREBUILT=lockstep   copies that binary from the build context
+#   the default                                       compiles, for machines without cargo that reach an image registry
 ARG BASE=debian:bookworm-slim
 ARG RUST=rust:1-bookworm
 
@@ -14,7 +14,9 @@ ENTRYPOINT ["/usr/local/bin/lockstep"]
 CMD ["serve"]
 
 FROM base AS prebuilt
-COPY lockstep /usr/local/bin/lockstep
+# The default is a file that is always there: on its way to the last stage, the classic builder builds this one as well.
+ARG PREBUILT=Dockerfile
+COPY ${PREBUILT} /usr/local/bin/lockstep
 
 FROM ${RUST} AS build
 WORKDIR /src

@@ -5,14 +5,16 @@ set -euo pipefail
 
 TARGET=lockstep-demo-target
 
+# Kept, with what was deployed to it, as long as it is the one that would be made now: same image, same keys. Another clone
+# on this machine has other keys.
 start_target() {
-  local image running
-  image=$(docker image inspect -f '{{ .Id }}' lockstep-target:latest)
-  running=$(docker container inspect -f '{{ if .State.Running }}{{ .Image }}{{ end }}' "$TARGET" 2>/dev/null || true)
-  [ "$running" = "$image" ] && return
+  local wanted running
+  wanted=$(docker image inspect -f '{{ .Id }}' lockstep-target:latest)-$(cat "$ROOT"/.demo/target/* | sha256sum | cut -c1-16)
+  running=$(docker container inspect -f '{{ if .State.Running }}{{ index .Config.Labels "lockstep.inputs" }}{{ end }}' "$TARGET" 2>/dev/null || true)
+  [ "$running" = "$wanted" ] && return
   docker rm -f "$TARGET" >/dev/null 2>&1 || true
-  docker run -d --name "$TARGET" --label "$LABEL" --network lockstep --network-alias app-one.epfl.ch \
-    --network-alias app-two.epfl.ch -v "$ROOT/.demo/target:/run/target:ro" lockstep-target:latest >/dev/null
+  docker run -d --name "$TARGET" --label "$LABEL" --label "lockstep.inputs=$wanted" --network lockstep \
+    --network-alias app-one.epfl.ch --network-alias app-two.epfl.ch -v "$ROOT/.demo/target:/run/target:ro" lockstep-target:latest >/dev/null
 }
 
 "$ROOT/scripts/run.sh"

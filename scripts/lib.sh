@@ -90,7 +90,7 @@ build_dispatcher() {
   [ "$(docker image inspect -f '{{ index .Config.Labels "lockstep.inputs" }}' lockstep:latest 2>/dev/null)" = "$hash" ] && return
   mkdir -p "$target/image"
   ln -f "$target/release/lockstep" "$target/image/lockstep"
-  step "Build lockstep:latest" docker build -q -t lockstep:latest --target prebuilt --build-arg "BASE=$base" \
+  step "Build lockstep:latest" docker build -q -t lockstep:latest --target prebuilt --build-arg PREBUILT=lockstep --build-arg "BASE=$base" \
     --label "lockstep.inputs=$hash" -f "$ROOT/Dockerfile" "$target/image"
 }
 

@@ -43,6 +43,8 @@ install_packages() {
   # shellcheck disable=SC2086 # a list of words
   step "Install $(tr '\n' ' ' <<<"$missing")" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing
   [ -z "$made" ] || rm -f "$policy"
+  # Nor may it at the next start of the machine: its port is the service's.
+  if [ -d /run/systemd/system ] && [[ " ${missing//$'\n'/ } " == *" redis-server "* ]]; then systemctl disable --quiet redis-server; fi
 }
 
 engine_answers() { docker info >/dev/null 2>&1; }
@@ -120,6 +122,17 @@ secret() {
 random_word() { openssl rand -hex 24; }
 operator_line() { printf 'admin:%s\n' "$(openssl rand -hex 24)"; }
 
+# Redis and dispatcher read the password once, when they start: with another one they have to start anew, and both. Data
+# and running jobs are not touched; `make run` makes the containers again.
+remove_service() {
+  local containers
+  mapfile -t containers < <(docker ps -aq --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME")
+  [ "${#containers[@]}" -gt 0 ] || return 0
+  say "$1: the containers of the service are removed, to be made anew"
+  docker stop "${containers[@]}" >/dev/null
+  docker rm "${containers[@]}" >/dev/null
+}
+
 make_secrets() {
   local folder=$ROOT/.secrets password
   (
@@ -129,6 +142,9 @@ make_secrets() {
     # shellcheck disable=SC1091
     password=$(. "$ROOT/.secret.env" && printf '%s' "${REDIS_PASSWORD:-}")
     [ -n "$password" ] || die ".secret.env sets no REDIS_PASSWORD" "It must hold a line: export REDIS_PASSWORD=…"
+    if [ -s "$folder/redis/password" ] && [ "$(cat "$folder/redis/password")" != "$password" ]; then
+      remove_service "The password in .secret.env has changed"
+    fi
     # A file that is mounted into a container is rewritten in place: a new inode would not be seen there.
     printf '%s' "$password" >"$folder/dispatcher/redis-password"
     printf '%s' "$password" >"$folder/redis/password"
