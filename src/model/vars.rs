@@ -21,7 +21,13 @@ pub fn is_reserved(name: &Word) -> bool {
 
 /// The pattern, anchored at both ends, with a bound on its size.
 pub fn compile(pattern: &str) -> Result<Regex, regex::Error> {
-    regex::RegexBuilder::new(&format!(r"\A(?:{pattern})\z")).size_limit(1 << 20).build()
+    // It must be one expression before it is wrapped: `a)|(b` is none, and would get out of the anchors.
+    bounded(pattern)?;
+    bounded(&format!(r"\A(?:{pattern})\z"))
+}
+
+fn bounded(pattern: &str) -> Result<Regex, regex::Error> {
+    regex::RegexBuilder::new(pattern).size_limit(1 << 20).build()
 }
 
 /// Why variables were refused.
@@ -82,6 +88,14 @@ pub fn check(vars: &Map<String, Value>, rules: &BTreeMap<Word, VarRule>) -> Resu
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_pattern_cannot_get_out_of_its_anchors() {
+        for pattern in ["a)|(b", "a)|(?:b", ")(", "(?x:a"] {
+            assert!(compile(pattern).is_err(), "{pattern}");
+        }
+        assert!(!compile("a|b").expect("a pattern").is_match("ax"));
+    }
 
     #[test]
     fn only_named_and_matching_variables_pass() {
