@@ -15,7 +15,7 @@ use crate::model::vars::VarError;
 use crate::store::{Freeze, StoreError};
 
 /// Seconds after which trouble that may pass is worth another try.
-const RETRY_AFTER: u64 = 2;
+pub(super) const RETRY_AFTER: u64 = 2;
 /// Longest text from outside that is repeated in an answer, in characters.
 const REPEATED_MAX: usize = 300;
 
@@ -300,8 +300,8 @@ impl ApiError {
             ),
             Self::Store(StoreError::Epoch | StoreError::Stale(_)) => Face::passing(
                 "unavailable",
-                "State is being rebuilt",
-                "Redis came back with another state, which is being rebuilt from the engine. Try again.",
+                "State is not known",
+                "What Redis holds has to be compared with the engine, or made anew from it, before anything can be said. /readyz names what is not reached. Nothing is lost; try again.",
             ),
             Self::Engine(EngineError::NotReached { .. }) => Face::passing(
                 "unavailable",

@@ -32,7 +32,7 @@ use super::output::{offset, whole_characters};
 use super::{Shared, view};
 use crate::model::ids::JobId;
 use crate::store::{JobView, News, StoreError};
-use crate::wire::{Job, OutputEvent, Progress};
+use crate::wire::{Job, OutputEvent, Problem, Progress};
 
 /// The most bytes of output in one event.
 const PIECE: u64 = 64 * 1024;
@@ -64,7 +64,11 @@ pub(super) struct Begin {
         JobPath, Begin,
         ("Last-Event-ID" = Option<u64>, Header, description = "Offset at which to resume the output"),
     ),
-    responses((status = 200, description = "Events", body = String, content_type = "text/event-stream"), Guarded, OfJob),
+    responses(
+        (status = 200, description = "Events", body = String, content_type = "text/event-stream"),
+        (status = 416, description = "The offset lies beyond the end of a job that is over", body = Problem, content_type = "application/problem+json"),
+        Guarded, OfJob,
+    ),
     security(("app" = []), ("operator" = [])),
 )]
 pub(super) async fn events(
@@ -78,6 +82,10 @@ pub(super) async fn events(
     // Listening begins before the first look, so that nothing falls in between.
     let news = api.dispatcher.store().news(job);
     let (_, found) = api.job_of(claim, job).await?;
+    // A job that goes on may have had more output before its record was made anew; what it prints comes back to that place.
+    if found.record.state.is_ended() && offset > found.output_bytes {
+        return Err(ApiError::OffsetBeyondEnd(found.output_bytes));
+    }
     let mut follower =
         Follower { api, job, news, offset, shown: None, progress: None, next: VecDeque::new(), over: false };
     follower.show(found);

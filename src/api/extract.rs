@@ -82,14 +82,19 @@ pub(super) fn parse_object<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiErr
 
 /// Reads JSON: 400 where it is none, 422 where it is not of the right form.
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(body).map_err(|error| match error.classify() {
-        serde_json::error::Category::Data => ApiError::Invalid(without_value(&error.to_string())),
-        serde_json::error::Category::Syntax | serde_json::error::Category::Eof | serde_json::error::Category::Io => {
-            ApiError::MalformedBody(format!(
-                "The one received breaks off or goes wrong at line {}, column {}.",
-                error.line(),
-                error.column()
-            ))
+    serde_json::from_slice(body).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        if error.is_data() {
+            return ApiError::Invalid(without_value(&error.to_string()));
+        }
+        // serde calls a value of the wrong type an error of syntax where it expects one word of several.
+        match serde_json::from_slice::<serde::de::IgnoredAny>(body) {
+            Ok(_) => {
+                ApiError::Invalid(format!("the value that ends at line {line}, column {column} is of the wrong type"))
+            }
+            Err(_) => ApiError::MalformedBody(format!(
+                "The one received breaks off or goes wrong at line {line}, column {column}."
+            )),
         }
     })
 }
@@ -125,7 +130,8 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &Shared) -> Result<Self, ApiError> {
-        let bytes = json_body(request, BODY_MAX).await?.unwrap_or_default();
+        let body = json_body(request, BODY_MAX).await?;
+        let bytes = body.ok_or_else(|| ApiError::Invalid("The body is missing; it must be a JSON object".into()))?;
         parse_object(&bytes).map(Self)
     }
 }
@@ -252,6 +258,7 @@ mod tests {
             "{\"x\": 1}",
             "{\"vars\": \"hush-hush\"}",
             "{\"when_busy\": \"now\"}",
+            "{\"when_busy\": null}",
             "{\"vars\": {}, \"vars\": {}}",
         ] {
             let error = parse_object::<JobRequest>(text.as_bytes());

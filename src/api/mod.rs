@@ -23,6 +23,7 @@ mod locks;
 mod observe;
 mod ops;
 mod output;
+mod poll;
 mod problem;
 mod seed;
 pub mod serve;
@@ -33,9 +34,9 @@ use std::future::Future;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -129,7 +130,7 @@ fn v1() -> OpenApiRouter<Shared> {
 fn seed() -> OpenApiRouter<Shared> {
     OpenApiRouter::default()
         .routes(routes!(seed::app_deploy))
-        .routes(routes!(seed::job_status))
+        .routes(routes!(poll::job_status))
         .routes(routes!(seed::set_available_apps))
         .routes(routes!(seed::get_available_apps))
 }
@@ -151,7 +152,7 @@ pub fn router(api: Arc<Api>) -> Router {
     let seed: Router<Shared> = seed().into();
     let seed = seed
         .route("/app-deploy", post(seed::app_deploy))
-        .route("/job-status", post(seed::job_status))
+        .route("/job-status", post(poll::job_status))
         .route("/set-available-apps", post(seed::set_available_apps))
         .route("/get-available-apps", get(seed::get_available_apps))
         .method_not_allowed_fallback(seed::method_not_allowed);
@@ -161,8 +162,10 @@ pub fn router(api: Arc<Api>) -> Router {
         async move { ([(header::CONTENT_TYPE, "application/json")], document) }
     });
     let page: Router<Shared> = SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::from("/openapi.json")).into();
-    let page =
-        page.route("/openapi.json", specification).method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed });
+    let page = page
+        .route("/openapi.json", specification)
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .layer(middleware::map_response(not_found_in_words));
     Router::new()
         .merge(v1)
         .merge(seed)
@@ -170,6 +173,11 @@ pub fn router(api: Arc<Api>) -> Router {
         .fallback(|| async { ApiError::UnknownPath })
         .layer(middleware::from_fn_with_state(api.clone(), observe::observe))
         .with_state(api)
+}
+
+/// A page that is not there is answered like any other path.
+async fn not_found_in_words(response: Response) -> Response {
+    if response.status() == StatusCode::NOT_FOUND { ApiError::UnknownPath.into_response() } else { response }
 }
 
 /// Answers of v1 are for whoever asked, now.

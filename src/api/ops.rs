@@ -9,7 +9,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use serde::Serialize;
 
 use super::Shared;
-use super::problem::answer;
+use super::error::RETRY_AFTER;
+use super::problem::{answer, with_retry_after};
 use crate::metrics::Metrics;
 
 /// It is alive.
@@ -70,7 +71,10 @@ pub(super) async fn readyz(State(api): State<Shared>) -> Response {
     if !ready.ready {
         tracing::debug!(?found, "not ready");
     }
-    answer(if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, "application/json", &ready)
+    if ready.ready {
+        return answer(StatusCode::OK, "application/json", &ready);
+    }
+    with_retry_after(answer(StatusCode::SERVICE_UNAVAILABLE, "application/json", &ready), Some(RETRY_AFTER))
 }
 
 /// What is looked up when the metrics are asked for.

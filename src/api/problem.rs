@@ -81,7 +81,8 @@ impl IntoResponse for SeedError {
     }
 }
 
-fn with_retry_after(mut response: Response, seconds: Option<u64>) -> Response {
+/// Seconds after which to ask again, if that may help.
+pub(super) fn with_retry_after(mut response: Response, seconds: Option<u64>) -> Response {
     if let Some(seconds) = seconds {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
     }

@@ -2,7 +2,7 @@
 //!
 //! A refusal is an answer with status 200 and `{"status":"error","error":"…"}`; what is not of the right form is 4xx, and trouble
 //! that may pass is 429 or 503, in the same form, because these clients stop on `error` with 200 and go on otherwise.
-//! `/job-status/` is asked by every client every two seconds: one round trip to Redis, and the answer is written once.
+//! `/job-status/` has a file of its own, `poll`.
 
 use std::borrow::Cow;
 
@@ -19,13 +19,12 @@ use super::auth::{Feeder, peer};
 use super::docs::SeedTrouble;
 use super::error::{ApiError, Wanted};
 use super::extract::{self, BODY_MAX, FEED_MAX};
+use super::poll::{Status, StatusAnswer};
 use super::problem::{SeedError, SeedRefusal};
-use crate::config::FinalStatus;
 use crate::dispatch;
 use crate::model::app::Secret;
-use crate::model::ids::{DeploymentId, JobId};
-use crate::model::job::{Outcome, State as JobState, WhenBusy};
-use crate::store::Polled;
+use crate::model::ids::DeploymentId;
+use crate::model::job::WhenBusy;
 
 /// Body of `/app-deploy/`. Unknown fields are passed over.
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -38,41 +37,6 @@ pub(super) struct Credentials<'a> {
     #[serde(borrow)]
     #[schema(value_type = String, example = "secret123")]
     deployment_secret: Cow<'a, str>,
-}
-
-/// Body of `/job-status/`. Unknown fields are passed over.
-#[derive(Deserialize, utoipa::ToSchema)]
-pub(super) struct StatusRequest<'a> {
-    /// The app.
-    #[serde(borrow)]
-    #[schema(value_type = String, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", example = "app-one")]
-    deployment_id: Cow<'a, str>,
-    /// Its secret.
-    #[serde(borrow)]
-    #[schema(value_type = String, example = "secret123")]
-    deployment_secret: Cow<'a, str>,
-    /// The job, as `/app-deploy/` answered it.
-    #[serde(borrow)]
-    #[schema(value_type = String, pattern = r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$", example = "01GZEC5GJHFKWMK4Z5A1NM9DPF")]
-    job_id: Cow<'a, str>,
-}
-
-/// Where a job is.
-#[derive(Serialize, utoipa::ToSchema)]
-pub(super) struct Status<'a> {
-    /// The job.
-    #[schema(value_type = String)]
-    job_id: JobId,
-    /// `success` or `error`, once it is finished.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    outcome: Option<&'static str>,
-    /// What its container has printed; only ever grows.
-    #[schema(value_type = String)]
-    output: &'a str,
-    /// `starting`, `running` or `finished` (with `compat.final_status` = `outcome`: `success` or `error` instead).
-    #[schema(value_type = String)]
-    status: &'static str,
 }
 
 /// The apps that may be deployed.
@@ -100,18 +64,6 @@ pub(super) struct Taken {
     /// What was passed over.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
-}
-
-/// What a status request is answered with, or a refusal: both with 200.
-#[derive(utoipa::ToSchema)]
-#[schema(title = "StatusAnswer")]
-#[serde(untagged)]
-#[expect(dead_code, reason = "describes the answers, which are written field by field")]
-pub(super) enum StatusAnswer {
-    /// The job.
-    Status(Status<'static>),
-    /// A refusal.
-    Refused(SeedRefusal),
 }
 
 /// What a request for the list is answered with, or a refusal: both with 200.
@@ -149,7 +101,7 @@ fn ok(body: &impl Serialize, size: usize) -> Response {
 
 /// Reads fields that are strings. On the usual way nothing but the answer is made; what is wrong is found out afterwards, so
 /// that it can be named without repeating a value, which may be a secret.
-fn read<'a, T: Deserialize<'a>>(body: &'a [u8], fields: &[&str]) -> Result<T, ApiError> {
+pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8], fields: &[&str]) -> Result<T, ApiError> {
     if body.first() == Some(&b'{')
         && let Ok(read) = serde_json::from_slice(body)
     {
@@ -166,7 +118,7 @@ fn read<'a, T: Deserialize<'a>>(body: &'a [u8], fields: &[&str]) -> Result<T, Ap
     serde_json::from_slice(body).map_err(|_| ApiError::Invalid("a field stands in the body twice".into()))
 }
 
-fn deployment_id(text: &str) -> Result<DeploymentId, ApiError> {
+pub(super) fn deployment_id(text: &str) -> Result<DeploymentId, ApiError> {
     text.parse().map_err(|error| ApiError::Invalid(format!("deployment_id {error}")))
 }
 
@@ -198,50 +150,7 @@ pub(super) async fn app_deploy(State(api): State<Shared>, request: Request) -> R
         Ok::<_, ApiError>(api.submit(request).await?.job)
     };
     let job_id = asked.await.map_err(SeedError::plain)?;
-    Ok(ok(&Status { job_id, outcome: None, output: "", status: "starting" }, 96))
-}
-
-/// Ask about a job
-#[utoipa::path(
-    post, path = "/job-status/", tag = "seed", operation_id = "job_status",
-    request_body = StatusRequest,
-    responses(
-        (status = 200, description = "The job, or a refusal: wrong credentials, unknown job. `output` is there in every answer", body = StatusAnswer),
-        SeedTrouble,
-    ),
-)]
-pub(super) async fn job_status(State(api): State<Shared>, request: Request) -> Result<Response, SeedError> {
-    let (parts, body) = request.into_parts();
-    let asked = async {
-        let from = peer(&parts)?;
-        let body = extract::body(&parts.headers, body, BODY_MAX).await?;
-        let asked: StatusRequest<'_> = read(&body, &["deployment_id", "deployment_secret", "job_id"])?;
-        let id = deployment_id(&asked.deployment_id)?;
-        let job: JobId = asked.job_id.parse().map_err(|error| ApiError::Invalid(format!("job_id {error}")))?;
-        let Polled { door, job: found, output } = api.dispatcher.store().poll(&id, from, job).await?;
-        let app = api.check_door(door, &id, &asked.deployment_secret, from, Wanted::App).await?;
-        let found = found.filter(|found| found.deployment_id == app.deployment_id && found.inventory == app.inventory);
-        Ok::<_, ApiError>((job, found.ok_or(ApiError::UnknownJob)?.state, output))
-    };
-    let (job_id, state, output) = asked.await.map_err(SeedError::with_output)?;
-    let (status, outcome) = words(state, api.final_status);
-    Ok(ok(&Status { job_id, outcome, output: &output, status }, output.len() + output.len() / 8 + 128))
-}
-
-/// `status` and `outcome` of a state.
-fn words(state: JobState, form: FinalStatus) -> (&'static str, Option<&'static str>) {
-    let outcome = match state {
-        JobState::Queued | JobState::Starting => return ("starting", None),
-        JobState::Running | JobState::Canceling => return ("running", None),
-        JobState::Ended(Outcome::Succeeded) => "success",
-        JobState::Ended(
-            Outcome::Failed | Outcome::Canceled | Outcome::TimedOut | Outcome::Superseded | Outcome::Lost,
-        ) => "error",
-    };
-    match form {
-        FinalStatus::Finished => ("finished", Some(outcome)),
-        FinalStatus::Outcome => (outcome, Some(outcome)),
-    }
+    Ok(ok(&Status { job_id, outcome: None, output: "", reason: None, status: "starting" }, 96))
 }
 
 /// Replace the list of apps
@@ -304,23 +213,6 @@ pub(super) async fn method_not_allowed(uri: axum::http::Uri) -> SeedError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn states_have_the_words_of_existing_clients() {
-        use FinalStatus::{Finished, Outcome as InPlace};
-        for (state, form, expected) in [
-            (JobState::Queued, Finished, ("starting", None)),
-            (JobState::Starting, Finished, ("starting", None)),
-            (JobState::Running, Finished, ("running", None)),
-            (JobState::Canceling, InPlace, ("running", None)),
-            (JobState::Ended(Outcome::Succeeded), Finished, ("finished", Some("success"))),
-            (JobState::Ended(Outcome::Lost), Finished, ("finished", Some("error"))),
-            (JobState::Ended(Outcome::Succeeded), InPlace, ("success", Some("success"))),
-            (JobState::Ended(Outcome::TimedOut), InPlace, ("error", Some("error"))),
-        ] {
-            assert_eq!(words(state, form), expected, "{state:?} {form:?}");
-        }
-    }
 
     #[test]
     fn a_body_of_the_wrong_form_is_named_without_its_values() {

@@ -47,6 +47,8 @@ use crate::store::{Freeze, NewJob, Store, StoreError, Submitted};
 const LIFE: Duration = Duration::from_secs(3);
 /// How often the reconciler looks when nobody tells it to.
 const PASS: Duration = Duration::from_secs(5);
+/// How long Redis may take to answer when readiness is asked for.
+const PING: Duration = Duration::from_secs(1);
 /// How long `unlock` waits to see the job's end.
 const UNLOCK_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -367,9 +369,10 @@ impl Dispatcher {
     /// Whether requests can be served.
     pub async fn readiness(&self) -> Readiness {
         let standing = self.standing();
-        let redis = match self.parts.store.ping().await {
-            Ok(()) => None,
-            Err(error) => Some(error.to_string()),
+        let redis = match tokio::time::timeout(PING, self.parts.store.ping()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some(format!("no answer within {} s", PING.as_secs())),
         };
         let reconciler = match standing.last_pass {
             None => Some("the state of Redis has not been compared with the engine yet".to_owned()),

@@ -72,8 +72,11 @@ impl Dispatcher {
                     }
                     record => record?,
                 };
+                let ended = ended_name(&self.parts.instance, &labels.inventory, labels.job);
                 match record {
                     Some(record) => self.tidy(container, &record).await?,
+                    // Its job was settled before it got this name, and kept for as long as jobs are.
+                    None if container.name == ended => self.parts.engine.remove(&container.container).await?,
                     None => {
                         // A record is written before its container is made, so Redis has forgotten it: it is older than the engine.
                         tracing::warn!(job.id = %labels.job, container = %container.container, "Redis does not know this container's job");

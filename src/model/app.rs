@@ -177,11 +177,19 @@ fn check_entry(value: &Value, actions: &[Action], number: usize, warnings: &mut 
             .map_err(|e| format!("vars must map names to {{\"pattern\": …, \"secret\": …}}: {e}"))?,
     };
     for (name, rule) in &vars {
+        if !super::vars::is_identifier(name) {
+            return Err(format!(
+                "vars.{name}: a variable's name is made of letters, digits and _, and does not begin with a digit"
+            ));
+        }
         if super::vars::is_reserved(name) {
             return Err(format!("vars.{name}: names that begin with ansible_ or lockstep_ cannot be set by requests"));
         }
         if let Some(pattern) = &rule.pattern {
-            super::vars::compile(pattern).map_err(|_| format!("vars.{name}.pattern is not a regular expression"))?;
+            super::vars::compile(pattern).map_err(|error| match error {
+                regex::Error::CompiledTooBig(_) => format!("vars.{name}.pattern is too large a regular expression"),
+                _ => format!("vars.{name}.pattern is not a regular expression"),
+            })?;
         }
     }
     for field in object.keys() {
@@ -235,6 +243,9 @@ mod tests {
             (with("action", json!("rm")), "runner.actions (app-deploy, announce-apps)"),
             (with("vars", json!({"ansible_user": {}})), "ansible_"),
             (with("vars", json!({"v": {"pattern": "("}})), "vars.v.pattern is not a regular expression"),
+            (with("vars", json!({"v": {"pattern": "\\w{1000}{1000}"}})), "vars.v.pattern is too large"),
+            (with("vars", json!({"a.b": {}})), "vars.a.b: a variable's name"),
+            (with("vars", json!({"1st": {}})), "vars.1st: a variable's name"),
             (with("vars", json!(["v"])), "vars must map names"),
         ] {
             let error = Feed::check(&body, &actions()).expect_err("an error").to_string();

@@ -19,6 +19,13 @@ pub fn is_reserved(name: &Word) -> bool {
     name.starts_with("ansible_") || name.starts_with("lockstep_")
 }
 
+/// Whether Ansible takes it for a variable's name.
+pub fn is_identifier(name: &Word) -> bool {
+    let name = name.as_str();
+    !name.starts_with(|first: char| first.is_ascii_digit())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
 /// The pattern, anchored at both ends, with a bound on its size.
 pub fn compile(pattern: &str) -> Result<Regex, regex::Error> {
     // It must be one expression before it is wrapped: `a)|(b` is none, and would get out of the anchors.

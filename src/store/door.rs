@@ -8,8 +8,8 @@ use std::vec::IntoIter;
 use redis::{Pipeline, Value};
 
 use super::output::ask_range;
-use super::value::{bytes, items, number, readable, text};
-use super::{Brief, Door, JobView, Polled, Ranged, Result, Store, StoreError, read, scripts};
+use super::value::{bytes, items, number, text};
+use super::{Brief, Door, JobView, Ranged, Result, Store, StoreError, read, scripts};
 use crate::model::ids::{DeploymentId, JobId};
 
 /// Failed tries within a minute after which an address gets no further one.
@@ -23,20 +23,6 @@ impl Store {
         let answers = self.read_with_state(self.quick(), "a door", |pipe| self.ask_door(pipe, deployment_id, from));
         let (mut values, _) = answers.await?;
         self.take_door(&mut values, deployment_id, from).await
-    }
-
-    /// The seed's poll, in one round trip: credentials, state, and the whole readable output, all of one moment.
-    pub async fn poll(&self, deployment_id: &DeploymentId, from: IpAddr, job: JobId) -> Result<Polled> {
-        let keys = self.keys();
-        let answers = self.read_with_state(self.outlet(), "a job", |pipe| {
-            pipe.arg(keys.brief(job)).arg(keys.output(job));
-            self.ask_door(pipe, deployment_id, from);
-        });
-        let (mut values, _) = answers.await?;
-        let (brief, output) = (values.next().unwrap_or_default(), values.next().unwrap_or_default());
-        let door = self.take_door(&mut values, deployment_id, from).await?;
-        let job = take_brief(&brief, job)?;
-        Ok(Polled { door, job, output: bytes(output).map(readable).unwrap_or_default() })
     }
 
     /// Readable output from `offset`, at most `limit` bytes of it, with state and, when `door` names an app, its credentials, in one
@@ -164,9 +150,14 @@ fn take_brief(brief: &Value, job: JobId) -> Result<Option<Brief>> {
         return Ok(None);
     }
     let read = || {
-        let mut words = text(brief)?.split(' ');
+        let mut words = text(brief)?.splitn(4, ' ');
         let (app, inventory, state) = (words.next()?, words.next()?, words.next()?);
-        Some(Brief { deployment_id: app.parse().ok()?, inventory: inventory.parse().ok()?, state: state.parse().ok()? })
+        Some(Brief {
+            deployment_id: app.parse().ok()?,
+            inventory: inventory.parse().ok()?,
+            state: state.parse().ok()?,
+            reason: words.next().map(str::to_owned),
+        })
     };
     read().map(Some).ok_or_else(|| StoreError::Unreadable(format!("brief:{job}")))
 }

@@ -7,7 +7,7 @@
 //! |---|---|---|---|
 //! | `state` | string | the epoch, which is the random name of this memory, a blank, and how often state has changed in it | never |
 //! | `job:{job}` | hash | the record: [`FIELDS`](super::record::FIELDS), and `sealed`, its secrets encrypted | after its end, see below |
-//! | `brief:{job}` | string | of the record what readers of output need: app, inventory and state, with blanks between | with `job` |
+//! | `brief:{job}` | string | of the record what readers of output need: app, inventory, state and, if there is one, reason, with blanks between | with `job` |
 //! | `out:{job}` | string | its readable output | with `job` |
 //! | `progress:{job}` | hash | what its container reported: one field per member of the report, as JSON | with `job` |
 //! | `ring:{job}` | string | the last half of the output's cap, written in place; gone at the job's end | never |
@@ -34,7 +34,7 @@
 //!
 //! The channel `news` carries `o {job}` after output was written and `s {job}` after anything else was.
 //!
-//! A poll is one `MGET`: `state`, `brief`, `out`, two counters of failures, `apps_version`. That is why these are strings.
+//! A poll begins with one `MGET`: `state`, `brief`, two counters of failures, `apps_version`. That is why these are strings.
 //!
 //! Scripts find keys by what they read (the next job in a queue), so this is for one Redis, with replicas if need be, not for
 //! Redis Cluster. Redis 7 is the oldest that will do.

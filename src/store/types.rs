@@ -78,17 +78,6 @@ pub struct Door {
     pub barred: Option<u64>,
 }
 
-/// A poll's answer: credentials, and the job's state and output, read in one round trip.
-#[derive(Debug, Clone, Default)]
-pub struct Polled {
-    /// The credentials' side.
-    pub door: Door,
-    /// The job; none: no such job.
-    pub job: Option<Brief>,
-    /// The job's readable output, of the same moment as the state.
-    pub output: String,
-}
-
 /// What must be known of a job to show its output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Brief {
@@ -98,6 +87,8 @@ pub struct Brief {
     pub inventory: Inventory,
     /// Where it is.
     pub state: State,
+    /// Why it ended as it did, or is about to.
+    pub reason: Option<String>,
 }
 
 /// A range of a job's output, with credentials and state, read in one round trip.

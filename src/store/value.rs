@@ -49,31 +49,9 @@ pub(super) fn pairs(value: Value) -> Vec<(Value, Value)> {
     }
 }
 
-/// Output as text. A character whose last bytes are not there yet is held back: they follow.
-pub(super) fn readable(bytes: Vec<u8>) -> String {
-    match String::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(error) if error.utf8_error().error_len().is_none() => {
-            let whole = error.utf8_error().valid_up_to();
-            let mut bytes = error.into_bytes();
-            bytes.truncate(whole);
-            String::from_utf8(bytes).unwrap_or_default()
-        }
-        // Never written by the store; shown rather than refused.
-        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_character_cut_in_two_is_held_back() {
-        assert_eq!(readable("a€".as_bytes().to_vec()), "a€");
-        assert_eq!(readable("a€".as_bytes()[..2].to_vec()), "a");
-        assert_eq!(readable(b"a\xffb".to_vec()), "a\u{fffd}b");
-    }
 
     #[test]
     fn numbers_are_read_in_both_forms() {

@@ -66,8 +66,9 @@ end
 local function set_state(job, state, ...)
   local name = key('job:' .. job)
   redis.call('HSET', name, 'state', state, ...)
-  local app, inventory = unpack(redis.call('HMGET', name, 'deployment_id', 'inventory'))
-  redis.call('SET', key('brief:' .. job), (app or '?') .. ' ' .. (inventory or '?') .. ' ' .. state)
+  local app, inventory, reason = unpack(redis.call('HMGET', name, 'deployment_id', 'inventory', 'reason'))
+  local brief = (app or '?') .. ' ' .. (inventory or '?') .. ' ' .. state
+  redis.call('SET', key('brief:' .. job), reason and brief .. ' ' .. reason or brief)
 end
 
 local LIVE = { queued = true, starting = true, running = true, canceling = true }

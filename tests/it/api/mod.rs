@@ -236,11 +236,18 @@ impl Ask {
 }
 
 /// An answer, read to its end.
-#[derive(Debug)]
 struct Answer {
     status: StatusCode,
     headers: HeaderMap,
     body: Vec<u8>,
+}
+
+/// Readable, and never so long that the rest of a failed test's report is lost in it.
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let begin = String::from_utf8_lossy(&self.body[..self.body.len().min(2000)]);
+        write!(f, "{} {:?} {} bytes: {begin}", self.status, self.headers, self.body.len())
+    }
 }
 
 impl Answer {

@@ -55,6 +55,26 @@ async fn a_deployment_goes_as_existing_clients_know_it() {
 }
 
 #[tokio::test]
+async fn long_output_is_whole_and_why_a_job_ended_is_said() {
+    let service = Service::start().await;
+    let job = service.running("one").await;
+    // Longer than what is read at a time, and every kind of character on the borders.
+    let line = "\u{0}\"é€😀\\\u{1b}[0m\n";
+    let text = line.repeat(300_000 / line.len());
+    service.engine.print("i-one", &text);
+    service.printed(&job, text.len() as u64).await;
+    let answer = service.status("one", &job).await;
+    assert!(answer["output"] == text.as_str() && answer["status"] == "running");
+    assert_eq!(answer["reason"], Value::Null);
+    service.call(Ask::post(&format!("/api/v1/jobs/{job}/cancel")).app("one")).await;
+    service.reaches(&job, "finished").await;
+    let answer = service.status("one", &job).await;
+    assert!(answer["output"] == text.as_str(), "the whole output");
+    assert_eq!((&answer["outcome"], &answer["reason"]), (&json!("error"), &json!("canceled by app one")));
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn the_outcome_can_stand_in_place_of_finished() {
     let service = Service::empty(FinalStatus::Outcome).await;
     service.feed(&json!([app("one")])).await;

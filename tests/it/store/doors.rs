@@ -11,8 +11,9 @@ use super::{app, key, run, stored_app};
 use crate::support::eventually;
 use crate::support::redis::RedisServer;
 
-fn brief(app: &str, inventory: &str, state: State) -> Brief {
-    Brief { deployment_id: app.parse().expect("a name"), inventory: inventory.parse().expect("a name"), state }
+fn brief(app: &str, inventory: &str, state: State, reason: Option<&str>) -> Brief {
+    let (deployment_id, inventory) = (app.parse().expect("a name"), inventory.parse().expect("a name"));
+    Brief { deployment_id, inventory, state, reason: reason.map(str::to_owned) }
 }
 
 fn address(text: &str) -> IpAddr {
@@ -66,7 +67,8 @@ async fn a_new_list_is_in_force_at_once_at_every_dispatcher() {
         stores[n % 2].set_apps(&list, false).await.expect("an answer").expect("taken");
         for store in &stores {
             assert_eq!(store.door(&app("a"), from).await.expect("an answer").app, Some(list[0].clone()));
-            let polled = store.poll(&app(&format!("b{n}")), from, JobId::new(1, 1)).await.expect("an answer");
+            let polled =
+                store.range(Some((&app(&format!("b{n}")), from)), JobId::new(1, 1), 0, 1024).await.expect("an answer");
             assert_eq!(polled.door.app, Some(list[1].clone()));
             if n > 0 {
                 let old = app(&format!("b{}", n - 1));
@@ -89,18 +91,18 @@ async fn a_poll_reads_credentials_state_and_output() {
     let from = address("2001:db8::1");
     store.set_apps(&[stored_app("a", "i")], false).await.expect("an answer").expect("taken");
     let held = run(&store, "a", "i").await;
-    let polled = store.poll(&app("a"), from, held.job()).await.expect("an answer");
+    let polled = store.range(Some((&app("a"), from)), held.job(), 0, 1024).await.expect("an answer");
     assert_eq!(polled.door.app, Some(stored_app("a", "i")));
-    assert_eq!((polled.job, polled.output), (Some(brief("a", "i", State::Running)), String::new()));
+    assert_eq!((polled.job, polled.bytes), (Some(brief("a", "i", State::Running, None)), Vec::new()));
     let at = Position::default();
     store.append(&held, at, &lay_out(at, 1 << 20, "zwei €\n")).await.expect("appended");
-    store.finish(&held, Outcome::TimedOut, None).await.expect("finished");
-    let polled = store.poll(&app("nobody"), from, held.job()).await.expect("an answer");
+    store.finish(&held, Outcome::Lost, Some("gone, it says")).await.expect("finished");
+    let polled = store.range(Some((&app("nobody"), from)), held.job(), 0, 1024).await.expect("an answer");
     assert_eq!((polled.door.app, polled.door.barred), (None, None));
-    assert_eq!(polled.job, Some(brief("a", "i", State::Ended(Outcome::TimedOut))));
-    assert_eq!(polled.output, "zwei €\n");
-    let polled = store.poll(&app("a"), from, JobId::new(1, 1)).await.expect("an answer");
-    assert!(polled.job.is_none() && polled.output.is_empty() && polled.door.app.is_some());
+    assert_eq!(polled.job, Some(brief("a", "i", State::Ended(Outcome::Lost), Some("gone, it says"))));
+    assert_eq!(polled.bytes, "zwei €\n".as_bytes());
+    let polled = store.range(Some((&app("a"), from)), JobId::new(1, 1), 0, 1024).await.expect("an answer");
+    assert!(polled.job.is_none() && polled.bytes.is_empty() && polled.door.app.is_some());
 
     let (view, door) = store.job(held.job(), Some((&app("a"), from))).await.expect("an answer");
     assert!(view.is_some() && door.app.is_some());
@@ -113,7 +115,7 @@ async fn a_poll_reads_credentials_state_and_output() {
     assert!(matches!(store.job(held.job(), Some((&app("a"), from))).await, Err(StoreError::Unreadable(_))));
     let name = key(&format!("brief:{}", held.job()));
     let _: () = redis::cmd("SET").arg(&name).arg("x").query_async(&mut redis).await.expect("set");
-    assert!(matches!(store.poll(&app("a"), from, held.job()).await, Err(StoreError::Unreadable(_))));
+    assert!(matches!(store.range(Some((&app("a"), from)), held.job(), 0, 1024).await, Err(StoreError::Unreadable(_))));
 }
 
 #[tokio::test]
@@ -129,7 +131,7 @@ async fn twenty_failures_bar_an_address_for_a_minute_at_most() {
     }
     let left = store.barred(bad).await.expect("an answer").expect("barred");
     assert!((1..=60).contains(&left), "{left}");
-    let polled = store.poll(&app("b"), bad, JobId::new(1, 1)).await.expect("an answer");
+    let polled = store.range(Some((&app("b"), bad)), JobId::new(1, 1), 0, 1024).await.expect("an answer");
     assert!(polled.door.barred.is_some());
     assert!(store.door(&app("b"), bad).await.expect("an answer").barred.is_some());
     assert!(store.job(JobId::new(1, 1), Some((&app("b"), bad))).await.expect("an answer").1.barred.is_some());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lockstep::model::ids::JobId;
 use lockstep::model::job::{Intent, Outcome, State, WhenBusy};
 use lockstep::model::lock::{Fence, Held};
-use lockstep::store::{Brief, NewJob, Store, Submitted};
+use lockstep::store::{NewJob, Store, Submitted};
 use proptest::prelude::*;
 
 use super::{inventory, new_job};
@@ -283,9 +283,11 @@ impl Run {
         let live: BTreeMap<JobId, State> = live.into_iter().map(|live| (live.record.id, live.record.state)).collect();
         let from = "192.0.2.1".parse().expect("an address");
         for (id, job) in &self.oracle.jobs {
-            let polled = self.store().poll(&job.new.deployment_id, from, *id).await.expect("an answer");
+            let polled =
+                self.store().range(Some((&job.new.deployment_id, from)), *id, 0, 1024).await.expect("an answer");
             let NewJob { deployment_id, inventory, .. } = job.new.clone();
-            assert_eq!(polled.job, Some(Brief { deployment_id, inventory, state: job.state }));
+            let brief = polled.job.expect("a job");
+            assert_eq!((brief.deployment_id, brief.inventory, brief.state), (deployment_id, inventory, job.state));
             if job.state.is_ended() {
                 assert!(!live.contains_key(id));
                 let record = self.store().record(*id).await.expect("an answer").expect("a record");

@@ -1,0 +1,226 @@
+//! `/job-status/`: where a job is, and all that it has printed.
+//!
+//! Every existing client asks this every two seconds, until its job is over: one round trip to Redis, and the answer written once.
+//! Output that is longer than a piece is read and written piece by piece, as the connection takes it: an answer costs the
+//! dispatcher a piece of memory, however long the output is and however slowly it is read.
+
+use std::borrow::Cow;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use futures::{StreamExt as _, TryStreamExt as _};
+use serde::{Deserialize, Serialize};
+
+use super::Shared;
+use super::auth::peer;
+use super::docs::SeedTrouble;
+use super::error::{ApiError, Wanted};
+use super::extract::{self, BODY_MAX};
+use super::output::whole_characters;
+use super::problem::{SeedError, SeedRefusal};
+use super::seed::{deployment_id, read};
+use crate::config::FinalStatus;
+use crate::model::ids::JobId;
+use crate::model::job::{Outcome, State as JobState};
+use crate::store::StoreError;
+
+/// The most bytes of output that are read at a time.
+const PIECE: u64 = 64 * 1024;
+/// What stands before the output in an answer.
+const OUTPUT: &str = r#""output":""#;
+
+/// Body of `/job-status/`. Unknown fields are passed over.
+#[derive(Deserialize, utoipa::ToSchema)]
+pub(super) struct StatusRequest<'a> {
+    /// The app.
+    #[serde(borrow)]
+    #[schema(value_type = String, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", example = "app-one")]
+    deployment_id: Cow<'a, str>,
+    /// Its secret.
+    #[serde(borrow)]
+    #[schema(value_type = String, example = "secret123")]
+    deployment_secret: Cow<'a, str>,
+    /// The job, as `/app-deploy/` answered it.
+    #[serde(borrow)]
+    #[schema(value_type = String, pattern = r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$", example = "01GZEC5GJHFKWMK4Z5A1NM9DPF")]
+    job_id: Cow<'a, str>,
+}
+
+/// Where a job is.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Status<'a> {
+    /// The job.
+    #[schema(value_type = String)]
+    pub(super) job_id: JobId,
+    /// `success` or `error`, once it is finished.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub(super) outcome: Option<&'static str>,
+    /// What its container has printed; only ever grows.
+    #[schema(value_type = String)]
+    pub(super) output: &'a str,
+    /// Why the job ended as it did, where more is known than its output tells: a container that could not be started, a cancel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub(super) reason: Option<&'a str>,
+    /// `starting`, `running` or `finished` (with `compat.final_status` = `outcome`: `success` or `error` instead).
+    #[schema(value_type = String)]
+    pub(super) status: &'static str,
+}
+
+/// What a status request is answered with, or a refusal: both with 200.
+#[derive(utoipa::ToSchema)]
+#[schema(title = "StatusAnswer")]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes the answers, which are written field by field")]
+pub(super) enum StatusAnswer {
+    /// The job.
+    Status(Status<'static>),
+    /// A refusal.
+    Refused(SeedRefusal),
+}
+
+/// Ask about a job
+#[utoipa::path(
+    post, path = "/job-status/", tag = "seed", operation_id = "job_status",
+    request_body = StatusRequest,
+    responses(
+        (status = 200, description = "The job, or a refusal: wrong credentials, unknown job. `output` is there in every answer", body = StatusAnswer),
+        SeedTrouble,
+    ),
+)]
+pub(super) async fn job_status(State(api): State<Shared>, request: Request) -> Result<Response, SeedError> {
+    let (parts, body) = request.into_parts();
+    let asked = async {
+        let from = peer(&parts)?;
+        let body = extract::body(&parts.headers, body, BODY_MAX).await?;
+        let asked: StatusRequest<'_> = read(&body, &["deployment_id", "deployment_secret", "job_id"])?;
+        let id = deployment_id(&asked.deployment_id)?;
+        let job: JobId = asked.job_id.parse().map_err(|error| ApiError::Invalid(format!("job_id {error}")))?;
+        let read = api.dispatcher.store().range(Some((&id, from)), job, 0, PIECE).await?;
+        let app = api.check_door(read.door, &id, &asked.deployment_secret, from, Wanted::App).await?;
+        let found = read.job.filter(|it| it.deployment_id == app.deployment_id && it.inventory == app.inventory);
+        Ok::<_, ApiError>((job, found.ok_or(ApiError::UnknownJob)?, read.bytes, read.length))
+    };
+    let (job_id, found, first, length) = asked.await.map_err(SeedError::with_output)?;
+    let (status, outcome) = words(found.state, api.final_status);
+    let reason = outcome.filter(|outcome| *outcome == "error").and(found.reason.as_deref());
+    let answer = serde_json::to_string(&Status { job_id, outcome, output: "", reason, status });
+    let answer = answer.expect("a status is made of strings");
+    // Job id and outcome come first, and hold no such text.
+    let (head, tail) = answer.split_once(OUTPUT).unwrap_or_default();
+    let mut head = [head, OUTPUT].concat();
+    let rest = Rest { job: job_id, ended: found.state.is_ended(), offset: 0, end: length, tail: tail.to_owned() };
+    let body = rest.body(&api, &mut head, first);
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// What of an answer is still to be written: output from `offset` to `end`, then `tail`.
+struct Rest {
+    job: JobId,
+    ended: bool,
+    offset: u64,
+    end: u64,
+    tail: String,
+}
+
+impl Rest {
+    /// The answer, from what has been written of it and the first piece of output on. Nearly always, that is all of it.
+    fn body(mut self, api: &Shared, head: &mut String, first: Vec<u8>) -> Body {
+        self.write(head, first);
+        let head = Bytes::from(std::mem::take(head));
+        if self.tail.is_empty() {
+            return Body::from(head);
+        }
+        let store = api.dispatcher.store().clone();
+        let pieces = futures::stream::try_unfold((self, store), |(mut rest, store)| async move {
+            if rest.tail.is_empty() {
+                return Ok::<_, StoreError>(None);
+            }
+            let read = store.output(rest.job, rest.offset, PIECE.min(rest.end - rest.offset)).await?;
+            let (piece, _) = read.filter(|(piece, _)| !piece.is_empty()).ok_or_else(|| gone(rest.job))?;
+            let mut text = String::with_capacity(piece.len() + piece.len() / 8);
+            rest.write(&mut text, piece);
+            Ok(Some((Bytes::from(text), (rest, store))))
+        });
+        // A read that fails breaks the answer off, which no client takes for a whole one.
+        Body::from_stream(futures::stream::once(async { Ok(head) }).chain(pieces.inspect_err(move |error| {
+            tracing::warn!(%error, "an answer was broken off because Redis did not give the rest of the output");
+        })))
+    }
+
+    /// Writes a piece of output, and the tail behind the last one. An incomplete character at the end of what a running job has
+    /// printed is held back, because what is served only ever grows.
+    fn write(&mut self, to: &mut String, mut piece: Vec<u8>) {
+        let last = self.offset + piece.len() as u64 >= self.end;
+        if !(last && self.ended) {
+            piece.truncate(whole_characters(&piece));
+        }
+        self.offset += piece.len() as u64;
+        let text = serde_json::to_string(&String::from_utf8_lossy(&piece)).expect("a text");
+        to.push_str(&text[1..text.len() - 1]);
+        if last {
+            to.push_str(&std::mem::take(&mut self.tail));
+        }
+    }
+}
+
+/// Its retention has run out in between.
+fn gone(job: JobId) -> StoreError {
+    StoreError::Unreadable(format!("the output of job {job}, which is gone"))
+}
+
+/// `status` and `outcome` of a state.
+fn words(state: JobState, form: FinalStatus) -> (&'static str, Option<&'static str>) {
+    let outcome = match state {
+        JobState::Queued | JobState::Starting => return ("starting", None),
+        JobState::Running | JobState::Canceling => return ("running", None),
+        JobState::Ended(Outcome::Succeeded) => "success",
+        JobState::Ended(
+            Outcome::Failed | Outcome::Canceled | Outcome::TimedOut | Outcome::Superseded | Outcome::Lost,
+        ) => "error",
+    };
+    match form {
+        FinalStatus::Finished => ("finished", Some(outcome)),
+        FinalStatus::Outcome => (outcome, Some(outcome)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_have_the_words_of_existing_clients() {
+        use FinalStatus::{Finished, Outcome as InPlace};
+        for (state, form, expected) in [
+            (JobState::Queued, Finished, ("starting", None)),
+            (JobState::Starting, Finished, ("starting", None)),
+            (JobState::Running, Finished, ("running", None)),
+            (JobState::Canceling, InPlace, ("running", None)),
+            (JobState::Ended(Outcome::Succeeded), Finished, ("finished", Some("success"))),
+            (JobState::Ended(Outcome::Lost), Finished, ("finished", Some("error"))),
+            (JobState::Ended(Outcome::Succeeded), InPlace, ("success", Some("success"))),
+            (JobState::Ended(Outcome::TimedOut), InPlace, ("error", Some("error"))),
+        ] {
+            assert_eq!(words(state, form), expected, "{state:?} {form:?}");
+        }
+    }
+
+    #[test]
+    fn pieces_make_one_text_wherever_they_are_cut() {
+        let text = "a\u{0}\"é€😀\\\n".repeat(3);
+        for size in 4..9 {
+            let end = text.len() as u64;
+            let mut rest = Rest { job: JobId::new(1, 1), ended: false, offset: 0, end, tail: "\"".into() };
+            let mut written = "\"".to_owned();
+            while !rest.tail.is_empty() {
+                let from = rest.offset as usize;
+                rest.write(&mut written, text.as_bytes()[from..text.len().min(from + size)].to_vec());
+            }
+            assert_eq!(serde_json::from_str::<String>(&written).expect("JSON"), text, "{size}");
+        }
+    }
+}
