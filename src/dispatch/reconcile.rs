@@ -4,12 +4,14 @@
 //! because a job's supervisor settles the rest: it sees to it that every live job has a supervisor, that free locks reach those who
 //! wait, that nothing ended is left lying about, and that Redis' memory is the engine's truth.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::supervise::Trouble;
 use super::{Dispatcher, PASS};
 use crate::clock;
-use crate::engine::{EngineError, Found, Labels, ended_name};
+use crate::engine::{EngineError, Found, ended_name};
+use crate::model::ids::JobId;
 use crate::model::job::{Record, State};
 use crate::model::settle::Phase;
 use crate::store::{Memory, Rescued, StoreError};
@@ -67,7 +69,9 @@ impl Dispatcher {
             if let Some(labels) = &container.labels {
                 let record = match self.parts.store.record(labels.job).await {
                     Err(StoreError::Unreadable(what)) => {
-                        self.settle_unreadable(container, labels, &what).await?;
+                        tracing::error!(job.id = %labels.job, container = %container.container, what, "a job's record cannot be read; it is made anew from the container");
+                        let rescued = self.rescue(container.clone()).await?;
+                        self.parts.store.mend(&engine_id, labels.job, rescued.as_ref()).await?;
                         continue;
                     }
                     record => record?,
@@ -89,7 +93,8 @@ impl Dispatcher {
                 }
             }
         }
-        self.adopt_orphans().await?;
+        let shown = found.iter().filter_map(|container| Some(container.labels.as_ref()?.job)).collect();
+        self.adopt_orphans(&engine_id, &shown).await?;
         for inventory in self.parts.store.waiting().await? {
             if let Some(held) = self.parts.store.grant(&inventory).await? {
                 self.supervise(held, true);
@@ -98,14 +103,12 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Gives a supervisor to every live job that has none.
-    async fn adopt_orphans(self: &Arc<Self>) -> Result<(), Trouble> {
+    /// Gives a supervisor to every live job that has none. `shown` are the jobs of which the engine has a container.
+    async fn adopt_orphans(self: &Arc<Self>, engine_id: &str, shown: &HashSet<JobId>) -> Result<(), Trouble> {
         let (live, unreadable) = self.parts.store.live().await?;
-        for key in unreadable {
-            tracing::error!(
-                key,
-                "a job's record cannot be read; its lock is freed by `lockstep unlock` once its container is gone"
-            );
+        for job in unreadable.into_iter().filter(|job| !shown.contains(job)) {
+            tracing::error!(job.id = %job, "a job's record cannot be read, and the engine has no container of it");
+            self.parts.store.mend(engine_id, job, None).await?;
         }
         for job in live {
             let id = job.record.id;
@@ -121,17 +124,6 @@ impl Dispatcher {
                 self.stand(|standing| standing.adopted += 1);
                 self.supervise(held, false);
             }
-        }
-        Ok(())
-    }
-
-    /// Settles a job whose record cannot be read by what the engine shows: a container that does not run can act no more, so the
-    /// lock that it may hold is freed, and it is removed. One that runs is left to its end.
-    async fn settle_unreadable(&self, container: &Found, labels: &Labels, what: &str) -> Result<(), Trouble> {
-        tracing::error!(job.id = %labels.job, container = %container.container, what, "a job's record cannot be read; the engine's evidence settles it");
-        if matches!(container.phase, Phase::Created | Phase::Ended { .. }) {
-            self.parts.engine.remove(&container.container).await?;
-            self.parts.store.free_orphan(&labels.inventory, &labels.job.to_string()).await?;
         }
         Ok(())
     }

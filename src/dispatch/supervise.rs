@@ -77,9 +77,11 @@ impl Dispatcher {
                     self.told.notify_one();
                     return None;
                 }
-                Trouble::Store(StoreError::NotReached(_) | StoreError::Unreadable(_))
-                | Trouble::Engine(_)
-                | Trouble::File { .. } => {
+                Trouble::Store(StoreError::Unreadable(_)) => {
+                    tracing::error!(job.id = %held.job(), error = %trouble, "the reconciler makes the job's record anew");
+                    self.told.notify_one();
+                }
+                Trouble::Store(StoreError::NotReached(_)) | Trouble::Engine(_) | Trouble::File { .. } => {
                     tracing::warn!(job.id = %held.job(), error = %trouble, "trouble; the job's step is tried again");
                 }
             }

@@ -5,14 +5,19 @@
 //! memory with another epoch and a higher counter than any seen here was rebuilt by another dispatcher and is taken up; one with
 //! a lower counter is old, whatever its epoch.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::Value;
 
+use super::link::Trouble;
+use super::record::{self, FIELDS};
 use super::value::{items, number, text};
 use super::{Memory, Rescued, Result, Store, StoreError, scripts};
+use crate::model::ids::JobId;
+use crate::model::lock::Fence;
 
 /// A memory as it is known here.
 #[derive(Debug)]
@@ -99,12 +104,7 @@ impl Store {
         let reply = self
             .eval(&scripts::REBUILD, self.quick(), found.unwrap_or_default(), seen, |call| {
                 call.arg(epoch).arg(engine).arg(self.retention_ms());
-                for it in rescued {
-                    call.arg(it.job.to_string()).arg(it.deployment_id.as_str()).arg(it.inventory.as_str());
-                    call.arg(it.action.as_str()).arg(it.fence.0).arg(it.container.as_deref().unwrap_or_default());
-                    call.arg(u8::from(it.holds)).arg(u8::from(it.sealed.is_some()));
-                    call.arg(it.sealed.as_deref().unwrap_or_default()).arg(it.job.ms());
-                }
+                rescued.iter().for_each(|it| put(call, it));
             })
             .await?;
         match reply.word.as_str() {
@@ -117,6 +117,63 @@ impl Store {
         }
     }
 
+    /// Makes the record of a job anew that cannot be read, from what its container says: the job goes on under nobody's supervision.
+    /// Without a container it becomes `lost`. `engine` is the one that was looked at. False: the record can be read, is of another
+    /// engine or under another dispatcher that lives, or has just been written by somebody.
+    pub async fn mend(&self, engine: &str, job: JobId, container: Option<&Rescued>) -> Result<bool> {
+        let key = self.keys().job(job);
+        let mut ask = redis::cmd("HMGET");
+        ask.arg(&key).arg(&FIELDS);
+        // What is no hash has no fields.
+        let values = match self.quick().send(&ask).await {
+            Ok(values) => items(values),
+            Err(Trouble::Unreadable(_)) => vec![Value::Nil; FIELDS.len()],
+            Err(trouble) => return Err(trouble.at(&key)),
+        };
+        if let Ok(Some(_)) = record::read(job, &values) {
+            return Ok(false);
+        }
+        let was: BTreeMap<&str, &Value> = FIELDS.into_iter().zip(&values).collect();
+        let word = |field: &str| was.get(field).copied().and_then(text).filter(|word| !word.is_empty());
+        if word("engine").is_some_and(|of| of != engine) {
+            return Ok(false);
+        }
+        if let Some(owner) = word("owner").filter(|owner| *owner != self.dispatcher())
+            && !self.alive(HashSet::from([owner])).await?.is_empty()
+        {
+            return Ok(false);
+        }
+        let lost;
+        let it = match container {
+            Some(container) => container,
+            None => {
+                let unknown = || StoreError::Unreadable(key.clone());
+                lost = Rescued {
+                    job,
+                    deployment_id: name(word("deployment_id")).ok_or_else(unknown)?,
+                    inventory: name(word("inventory")).ok_or_else(unknown)?,
+                    action: name(word("action")).ok_or_else(unknown)?,
+                    fence: Fence(0),
+                    container: None,
+                    holds: false,
+                    sealed: None,
+                };
+                &lost
+            }
+        };
+        let reply = self.run(&scripts::MEND, self.quick(), |call| {
+            call.arg(engine).arg(self.retention_ms());
+            put(call, it);
+            for value in &values {
+                match value {
+                    Value::BulkString(bytes) => call.arg(bytes),
+                    _ => call.arg(""),
+                };
+            }
+        });
+        Ok(reply.await?.word == "OK")
+    }
+
     /// Gives a sign of life of this dispatcher, good for `ttl`. Learns on the way how often state has changed.
     pub async fn heartbeat(&self, ttl: Duration) -> Result<()> {
         let known = self.known();
@@ -126,7 +183,7 @@ impl Store {
         pipe.cmd("GET").arg(self.keys().state());
         let mut replies = self.quick().send_all(&pipe).await.map_err(|trouble| trouble.at(&key))?.into_iter();
         let set = replies.next().unwrap_or_default().extract_error();
-        set.map_err(|error| super::Trouble::from(error).at(&key))?;
+        set.map_err(|error| Trouble::from(error).at(&key))?;
         if let Some(known) = known {
             let seen = known.seen();
             // A strange memory is found by whoever reads or writes it; a sign of life may be given in any.
@@ -158,6 +215,19 @@ impl Store {
     pub(super) fn retention_ms(&self) -> u64 {
         millis(self.shared.retention)
     }
+}
+
+/// Puts a rescued job among a script's arguments, as `rescued_at` reads it there.
+fn put(call: &mut redis::Cmd, it: &Rescued) {
+    call.arg(it.job.to_string()).arg(it.deployment_id.as_str()).arg(it.inventory.as_str());
+    call.arg(it.action.as_str()).arg(it.fence.0).arg(it.container.as_deref().unwrap_or_default());
+    call.arg(u8::from(it.holds)).arg(u8::from(it.sealed.is_some()));
+    call.arg(it.sealed.as_deref().unwrap_or_default()).arg(it.job.ms());
+}
+
+/// A name as it was recorded, or one that says that it is not known any more.
+fn name<T: std::str::FromStr>(recorded: Option<&str>) -> Option<T> {
+    recorded.and_then(|word| word.parse().ok()).or_else(|| "unknown".parse().ok())
 }
 
 /// Milliseconds as Redis takes them for an expiry: at least 1.

@@ -61,13 +61,11 @@ impl Store {
     }
 
     /// All live jobs (queued ones too), with whether their supervisors live; unreadable ones are named.
-    pub async fn live(&self) -> Result<(Vec<Live>, Vec<String>)> {
-        let ids = self.active().await?;
+    pub async fn live(&self) -> Result<(Vec<Live>, Vec<JobId>)> {
         let mut unreadable = Vec::new();
         let mut records = Vec::new();
-        let (jobs, strange): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| id.parse::<JobId>().is_ok());
-        unreadable.extend(strange);
-        let jobs: Vec<JobId> = jobs.iter().filter_map(|id| id.parse().ok()).collect();
+        // What is no id was never written by a dispatcher and stands for nothing.
+        let jobs: Vec<JobId> = self.active().await?.iter().filter_map(|id| id.parse().ok()).collect();
         for page in jobs.chunks(PAGE) {
             let answers = self.read(self.quick(), "active", |pipe| {
                 for job in page {
@@ -81,7 +79,7 @@ impl Store {
                     // It has ended between the two reads.
                     Ok(Some(record)) if record.state.is_ended() => {}
                     Ok(Some(record)) => records.push(record),
-                    Ok(None) | Err(StoreError::Unreadable(_)) => unreadable.push(job.to_string()),
+                    Ok(None) | Err(StoreError::Unreadable(_)) => unreadable.push(*job),
                     Err(error) => return Err(error),
                 }
             }
@@ -107,7 +105,7 @@ impl Store {
     }
 
     /// Those of these dispatchers that give signs of life.
-    async fn alive(&self, names: HashSet<&str>) -> Result<HashSet<String>> {
+    pub(super) async fn alive(&self, names: HashSet<&str>) -> Result<HashSet<String>> {
         let names: Vec<_> = names.into_iter().collect();
         let answers = self.read(self.quick(), "dispatcher", |pipe| {
             for name in &names {

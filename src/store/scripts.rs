@@ -52,7 +52,8 @@ scripts! {
     APPS = "_words" "_epoch" "apps";
     FREEZE = "_words" "_epoch" "freeze";
     UNFREEZE = "_words" "_epoch" "_lock" "unfreeze";
-    REBUILD = "_words" "_lock" "rebuild";
+    REBUILD = "_words" "_lock" "_rescue" "rebuild";
+    MEND = "_words" "_epoch" "_lock" "_rescue" "mend";
 }
 
 /// What a script answered.
@@ -157,6 +158,6 @@ mod tests {
             assert!(text.contains("\n-- Invariant"), "{path:?}");
             assert!(!step || text.contains("\n-- replies  "), "{path:?}");
         }
-        assert_eq!(super::all().len(), 19);
+        assert_eq!(super::all().len(), 20);
     }
 }

@@ -339,6 +339,37 @@ async fn a_restart_in_mid_job_loses_nothing_and_repeats_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_cannot_be_read_is_made_anew() {
+    let here = Installation::new().await;
+    let spoil = async |job: JobId| {
+        let key = format!("lockstep:{}:job:{job}", here.instance);
+        let mut redis = here.redis.connect().await;
+        redis::cmd("HSET").arg(key).arg("state").arg("nonsense").query_async::<()>(&mut redis).await.expect("set");
+    };
+    let runs = here.accepted("wait", "one").await;
+    here.prints(runs, "begun").await;
+    let waits = here.accepted("fail", "one").await;
+    let next = here.accepted("fail", "one").await;
+    spoil(runs).await;
+    spoil(waits).await;
+    // Nothing else is held up by it.
+    let other = here.accepted("fail", "two").await;
+    assert_eq!(here.ended(other).await.state, State::Ended(Outcome::Failed));
+    // What runs goes on and loses nothing; of what never ran, nothing is known.
+    eventually("the record is there again", async || here.store().record(runs).await.ok().flatten()).await;
+    here.let_go(runs).await;
+    assert_eq!(here.ended(runs).await.state, State::Ended(Outcome::Succeeded));
+    assert_eq!(here.output(runs).await, "begun\ngone on\n");
+    eventually("the one that waited is lost", async || {
+        let record = here.store().record(waits).await.ok().flatten()?;
+        (record.state == State::Ended(Outcome::Lost)).then_some(())
+    })
+    .await;
+    assert_eq!(here.ended(next).await.state, State::Ended(Outcome::Failed));
+    here.leaves_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn output_beyond_the_cap_is_announced() {
     let mut here = Installation::new().await;
     here.stop().await;

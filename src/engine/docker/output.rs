@@ -28,6 +28,9 @@ use crate::model::settle::Phase;
 const READ: usize = 64 * 1024;
 /// The longest head of a reply, or text of a refusal, that is read, in bytes.
 const HEAD_MAX: usize = 16 * 1024;
+/// Pause after a read that took all there was. Docker writes line by line, and a reader who waits for each of them makes both sides
+/// spend more on waking up than on the line: in a flood, lines gather meanwhile.
+const GATHER: Duration = Duration::from_millis(1);
 /// Silence after which the container is looked at.
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long a log may take to end after its container, or a container after its log.
@@ -91,6 +94,7 @@ pub(super) async fn follow(docker: Docker, container: &str) -> Result<Output> {
         socket: Some(socket),
         frames: Frames::default(),
         ahead,
+        partly: false,
         trouble: None,
     };
     Ok(Box::pin(stream::unfold(reader, |mut reader| async move {
@@ -183,6 +187,8 @@ struct Reader {
     frames: Frames,
     /// Came together with the head.
     ahead: BytesMut,
+    /// The last read took all there was.
+    partly: bool,
     trouble: Option<EngineError>,
 }
 
@@ -225,7 +231,17 @@ impl Reader {
         Ok(())
     }
 
-    async fn receive(&self, socket: &mut Socket) -> Result<BytesMut> {
+    /// What has arrived, once anything has.
+    async fn receive(&mut self, socket: &mut Socket) -> Result<BytesMut> {
+        if std::mem::take(&mut self.partly) {
+            tokio::time::sleep(GATHER).await;
+        }
+        let received = self.await_bytes(socket).await?;
+        self.partly = received.len() < READ;
+        Ok(received)
+    }
+
+    async fn await_bytes(&self, socket: &mut Socket) -> Result<BytesMut> {
         loop {
             if let Ok(received) = tokio::time::timeout(SILENCE, socket.receive()).await {
                 return received.map_err(|error| lost(error.to_string()));

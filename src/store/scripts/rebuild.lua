@@ -2,15 +2,14 @@
 --
 -- ARGV[1]  what must still stand there: epoch, a blank, counter; or '' for nothing
 -- arg 1 the new epoch, 2 the engine's id, 3 retention in ms,
--- then ten for each job that is rescued: 1 job, 2 app, 3 inventory, 4 action, 5 fence, 6 container or '' (never started, removed),
--- 7 '1' if it bears the inventory's name, 8 '1' if sealed secrets follow, 9 those, 10 when its id was drawn
+-- then ten for each job that is rescued, as `rescued_at` reads them
 --
 -- replies  OK
 --          LOST   something else stands there: another dispatcher was first, or state has changed since; nothing was changed
 --
 -- Invariants: what has ended stays ended. The counter is above the clock in microseconds and so above all that any dispatcher has
--- seen, which is how the others tell a rebuilt memory from an old one. A rescued job's lease is above every lease that it had in any
--- memory. A lock is held by a rescued job, or by a live one of another engine, of which nothing is known here.
+-- seen, which is how the others tell a rebuilt memory from an old one. A lock is held by a rescued job, or by a live one of another
+-- engine, of which nothing is known here.
 
 local found, engine, retention = ARGV[1], arg(2), arg(3)
 -- What is no string is overwritten like anything else that is no memory.
@@ -23,35 +22,15 @@ elseif stands ~= found then
   return { 'LOST' }
 end
 epoch = arg(1)
-local time = now()
 -- In microseconds, which no sequence of changes outruns.
 local clock = redis.call('TIME')
 counter = math.max(counter, tonumber(ARGV[2]), clock[1] * 1000000 + clock[2])
 raise()
 
-local function lose(job, reason)
-  redis.call('HSET', key('job:' .. job), 'reason', reason)
-  end_job(job, 'lost')
-  retire(job, retention)
-end
-
-local function create(it)
-  for _, kind in ipairs({ 'job:', 'brief:', 'out:', 'ring:', 'progress:' }) do
-    redis.call('DEL', key(kind .. it.job))
-  end
-  redis.call('HSET', key('job:' .. it.job), 'deployment_id', it.app, 'inventory', it.inventory, 'action', it.action,
-    'when_busy', 'queue', 'lease', '0', 'created_ms', it.drawn, 'output', '0 0 0')
-  set_state(it.job, 'starting')
-  enter(it.job, it.app, it.inventory)
-end
-
 local rescued, started, never_started = {}, {}, {}
 local i = 4
 while arg(i) do
-  local it = {
-    job = arg(i), app = arg(i + 1), inventory = arg(i + 2), action = arg(i + 3), fence = arg(i + 4),
-    container = arg(i + 5), holds = arg(i + 6) == '1', sealed = arg(i + 7) == '1' and arg(i + 8), drawn = arg(i + 9),
-  }
+  local it = rescued_at(i)
   if it.container == '' then
     never_started[#never_started + 1] = it
   else
@@ -71,31 +50,20 @@ for _, it in ipairs(never_started) do
     if not state then
       create(it)
     end
-    lose(it.job, 'its container was never started; Redis had lost its memory')
+    lose(it.job, 'its container was never started; Redis had lost its memory', retention)
   end
 end
 
 -- Who may hold a lock after this.
 local keeps, claims = {}, {}
 for _, it in ipairs(started) do
-  local name = key('job:' .. it.job)
   local was = fields(it.job, 'state', 'lease', 'locked_ms', 'started_ms')
   if LIVE[was[1]] or not was[1] then
     if not was[1] then
       create(it)
-      was = { 'starting' }
+      was = {}
     end
-    -- A fence is the time of the lock or a little more.
-    local since = digits(math.min(tonumber(it.fence) - 1, time))
-    local state = was[1] == 'canceling' and 'canceling' or 'running'
-    local lease = digits(math.max((tonumber(was[2] or '0') or 0) + 1, counter))
-    set_state(it.job, state, 'lease', lease, 'fence', it.fence, 'engine', engine, 'container', it.container,
-      'locked_ms', was[3] or since, 'started_ms', was[4] or since)
-    redis.call('HDEL', name, 'owner')
-    if it.sealed then
-      redis.call('HSETNX', name, 'sealed', it.sealed)
-    end
-    redis.call('SADD', key('active'), it.job)
+    revive(it, engine, was)
     keeps[it.job] = true
     if it.holds then
       claims[it.inventory] = it.job
@@ -114,7 +82,7 @@ local function settle(job)
   elseif it[2] and it[2] ~= engine then
     foreign[job] = true
   else
-    lose(job, 'Redis had lost its memory, and the engine has no container of this job')
+    lose(job, 'Redis had lost its memory, and the engine has no container of this job', retention)
   end
 end
 for _, job in ipairs(redis.call('SMEMBERS', key('active'))) do

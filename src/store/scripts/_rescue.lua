@@ -1,0 +1,45 @@
+-- Making a job's record anew from what its container says.
+--
+-- Invariant: the lease of a job that is made anew is above every lease that it had in any memory: the counter is, because it starts
+-- above all of them and is raised with each. Whoever supervised the job before is stale.
+
+-- Ten arguments of a rescued job from the i-th on: job, app, inventory, action, fence, container or '' (never started, or there is
+-- none), '1' if the container bears the inventory's name, '1' if sealed secrets follow, those, when its id was drawn.
+local function rescued_at(i)
+  return {
+    job = arg(i), app = arg(i + 1), inventory = arg(i + 2), action = arg(i + 3), fence = arg(i + 4),
+    container = arg(i + 5), holds = arg(i + 6) == '1', sealed = arg(i + 7) == '1' and arg(i + 8), drawn = arg(i + 9),
+  }
+end
+
+local function lose(job, reason, retention)
+  redis.call('HSET', key('job:' .. job), 'reason', reason)
+  end_job(job, 'lost')
+  retire(job, retention)
+end
+
+local function create(it)
+  for _, kind in ipairs({ 'job:', 'brief:', 'out:', 'ring:', 'progress:' }) do
+    redis.call('DEL', key(kind .. it.job))
+  end
+  redis.call('HSET', key('job:' .. it.job), 'deployment_id', it.app, 'inventory', it.inventory, 'action', it.action,
+    'when_busy', 'queue', 'lease', '0', 'created_ms', it.drawn, 'output', '0 0 0')
+  set_state(it.job, 'starting')
+  enter(it.job, it.app, it.inventory)
+end
+
+-- Lets a job go on with its container, under nobody's supervision. `was`: state, lease, locked_ms and started_ms so far.
+local function revive(it, engine, was)
+  local name = key('job:' .. it.job)
+  -- A fence is the time of the lock or a little more.
+  local since = digits(math.min(tonumber(it.fence) - 1, now()))
+  local state = was[1] == 'canceling' and 'canceling' or 'running'
+  local lease = digits(math.max((tonumber(was[2] or '0') or 0) + 1, counter))
+  set_state(it.job, state, 'lease', lease, 'fence', it.fence, 'engine', engine, 'container', it.container,
+    'locked_ms', was[3] or since, 'started_ms', was[4] or since)
+  redis.call('HDEL', name, 'owner')
+  if it.sealed then
+    redis.call('HSETNX', name, 'sealed', it.sealed)
+  end
+  redis.call('SADD', key('active'), it.job)
+end

@@ -1,0 +1,39 @@
+-- Makes a record anew that could not be read: from the job's container; or, if there is none, as that of a lost job.
+--
+-- arg 1 the engine's id, 2 retention in ms, then ten of the job, as `rescued_at` reads them, then the fields of the record as they
+-- were read, in order ('' for none)
+-- replies  OK
+--          NONE   something else stands there by now; nothing was changed
+--
+-- Invariant: what another has mended meanwhile is left alone. The job ends `lost`, or goes on under nobody's supervision, and what
+-- its container has printed is taken in from the beginning.
+
+local engine, retention = arg(1), arg(2)
+local it = rescued_at(3)
+local was = fields(it.job, unpack(FIELDS))
+for n = 1, #FIELDS do
+  if (was[n] or '') ~= arg(12 + n) then
+    return reply('NONE')
+  end
+end
+local sealed = fields(it.job, 'sealed')[1]
+leave_queue(it.inventory, it.job)
+create(it)
+raise()
+if it.container == '' then
+  lose(it.job, 'its record could not be read, and the engine has no container of it', retention)
+  local locks = redis.call('HGETALL', key('locks'))
+  for n = 1, #locks, 2 do
+    if locks[n + 1] == it.job then
+      redis.call('HDEL', key('locks'), locks[n])
+    end
+  end
+else
+  it.sealed = it.sealed or sealed
+  revive(it, engine, {})
+  if it.holds then
+    redis.call('HSETNX', key('locks'), it.inventory, it.job)
+  end
+  news('s', it.job)
+end
+return reply('OK')
