@@ -35,6 +35,7 @@ pub struct Pepper {
     secrets: hmac::Key,
     tokens: hmac::Key,
     jobs: hmac::Key,
+    requests: hmac::Key,
     seal: RandomizedNonceKey,
 }
 
@@ -48,6 +49,7 @@ impl Pepper {
             secrets: key("deployment secrets"),
             tokens: key("tokens"),
             jobs: key("job tokens"),
+            requests: key("requests"),
             seal: RandomizedNonceKey::new(&AES_256_GCM, derive("seal").as_ref())
                 .expect("HMAC-SHA-256 gives the 32 bytes that AES-256 takes"),
         }
@@ -74,6 +76,11 @@ impl Pepper {
     /// Compares two hashes in constant time.
     pub fn equal(a: &[u8], b: &[u8]) -> bool {
         constant_time::verify_slices_are_equal(a, b).is_ok()
+    }
+
+    /// What a request is recognized by when it comes again. It may hold short secrets, which a plain digest would give away.
+    pub fn request_digest(&self, request: &str) -> String {
+        hmac::sign(&self.requests, request.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The token of a job: good for this job alone, for as long as it lives.

@@ -232,6 +232,10 @@ pub struct UnlockRequest {
     /// Kill the holder's container, if it runs.
     #[serde(default)]
     pub force: bool,
+    /// With `force`: the holder's container is on an engine that will not come back; the job ends `lost`. Without effect if it is on
+    /// the engine connected now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub engine_gone: bool,
 }
 
 /// Answer to `DELETE /api/v1/locks/{inventory}`.

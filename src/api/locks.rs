@@ -54,13 +54,18 @@ pub(super) async fn unlock(
     let why = reason(&unlock.reason)?.to_owned();
     let dispatcher = api.dispatcher.clone();
     let unlocking = async move {
-        let what = if unlock.force { "unlock --force" } else { "unlock" };
+        let what = match (unlock.force, unlock.engine_gone) {
+            (true, true) => "unlock --force --engine-gone",
+            (true, false) => "unlock --force",
+            (false, _) => "unlock",
+        };
         dispatcher.store().audit(by.as_str(), what, inventory.as_str(), &why).await?;
-        let job =
-            dispatcher.unlock(&inventory, &why, by.as_str(), unlock.force).await.map_err(|refusal| match refusal {
+        let job = dispatcher.unlock(&inventory, &why, by.as_str(), unlock.force, unlock.engine_gone).await.map_err(
+            |refusal| match refusal {
                 Refusal::Unknown => ApiError::NotLocked,
                 other => other.into(),
-            })?;
+            },
+        )?;
         tracing::warn!(inventory = %inventory, job.id = %job, by = %by, reason = why, force = unlock.force, "a lock was freed");
         Ok(Unlocked { inventory: inventory.into(), job_id: job.to_string() })
     };

@@ -179,6 +179,9 @@ pub struct Unlock {
     /// Kill the holder's container if it still runs, and see it gone, before the lock is freed.
     #[arg(long)]
     pub force: bool,
+    /// The holder's container is on an engine that will not come back: give the job up as lost.
+    #[arg(long, requires = "force")]
+    pub engine_gone: bool,
 }
 
 /// `freeze`

@@ -236,7 +236,7 @@ fn frozen(inventory: &str, freeze: &FreezeView) -> String {
 /// `unlock`
 pub(super) async fn unlock(args: Unlock, http: &Http, screen: &mut Screen) -> Result<Exit, Fault> {
     let inventory = args.inventory.as_str();
-    let body = UnlockRequest { reason: args.reason, force: args.force };
+    let body = UnlockRequest { reason: args.reason, force: args.force, engine_gone: args.engine_gone };
     let request = http.request(Method::DELETE, &["locks", inventory], &[]).json(&body).timeout(UNLOCKING);
     let answer = http.send(request).await.map_err(|error| http.fault(&error, &format!("the lock of {inventory}")))?;
     let freed: Unlocked = answer.json().map_err(|error| http.fault(&error, &format!("the lock of {inventory}")))?;

@@ -19,14 +19,14 @@ use futures::StreamExt as _;
 use tokio::time::Instant;
 
 use super::Dispatcher;
-use super::launch::SEALED;
+use super::launch::{SEALED, SEALED_MAX};
 use super::supervise::Trouble;
-use crate::engine::Signal;
+use crate::engine::{EngineError, Signal};
 use crate::model::job::{Intent, Record, State};
 use crate::model::lock::Held;
 use crate::model::mask::Masker;
-use crate::model::output::{Intake, Position, WITHHELD, lay_out};
-use crate::model::settle::Phase;
+use crate::model::output::{Intake, Position, UNREAD, WITHHELD, lay_out};
+use crate::model::settle::{Evidence, Phase};
 use crate::store::{News, StoreError};
 
 /// Bytes that may wait for a write in flight before reading stops: each write costs Redis an fsync, so a flood comes in few.
@@ -37,8 +37,9 @@ const END_LAG: Duration = Duration::from_secs(2);
 const KILL_AGAIN: Duration = Duration::from_secs(5);
 /// The largest secret file of a mount, in bytes.
 const SECRET_FILE_MAX: u64 = 64 * 1024;
-/// The largest sealed file, in bytes: variables and secrets of a request of bounded size.
-const SEALED_MAX: u64 = 1024 * 1024;
+/// An idle deadline that has come is looked at once more after so long: this process may have been stopped, and what was printed
+/// meanwhile not been read yet.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 type Writing<'a> = Pin<Box<dyn Future<Output = Result<Position, StoreError>> + Send + 'a>>;
 
@@ -50,19 +51,24 @@ impl Dispatcher {
         if record.state == State::Starting {
             self.parts.store.started(held).await?;
         }
-        let mut intake = self.masker(held, container).await?.map(|masker| Intake::new(masker, record.output.raw));
+        let masker = watch.during(self.masker(held, container)).await??;
+        let mut intake = masker.map(|masker| Intake::new(masker, record.output.raw));
         let mut at = record.output;
         if intake.is_none() && at.text == 0 {
             tracing::error!(job.id = %held.job(), "the secrets to be masked cannot be read; the output is withheld");
             at = self.write(held, at, 0, WITHHELD.to_owned()).await?;
         }
 
-        let mut log = self.parts.engine.follow(container).await?;
+        let mut log = watch.during(self.parts.engine.follow(container)).await??;
         let mut skip = at.raw;
         let mut pending = Vec::new();
         let mut writing: Option<Writing<'_>> = None;
         let mut log_ended = false;
         loop {
+            if pending.len() >= BATCH {
+                // It is Redis that holds up the reading, not the container that is silent.
+                watch.heard();
+            }
             if writing.is_none()
                 && !pending.is_empty()
                 && let Some(intake) = &mut intake
@@ -128,6 +134,19 @@ impl Dispatcher {
         Ok(())
     }
 
+    /// The container has ended and its log stays unreadable: what is missing is announced, and the exit code is the outcome.
+    pub(super) async fn give_up_reading(&self, held: &Held, error: &EngineError) -> Result<(), Trouble> {
+        let record = self.own_record(held).await?;
+        let Evidence::Own { container, phase: Phase::Ended { .. } } = self.look(&record).await? else { return Ok(()) };
+        tracing::error!(job.id = %held.job(), container, %error, "the log of an ended container cannot be read; its output stays incomplete");
+        self.write(held, record.output, record.output.raw, UNREAD.to_owned()).await?;
+        let Some(found) = self.parts.engine.inspect(&container).await? else { return Ok(()) };
+        if let Phase::Ended { exit_code } = found.phase {
+            self.parts.store.exited(held, exit_code, None).await?;
+        }
+        Ok(())
+    }
+
     /// One write of output, and where things stand after it.
     async fn write(&self, held: &Held, at: Position, raw: u64, text: String) -> Result<Position, StoreError> {
         let mut write = lay_out(at, self.parts.job.output_limit, &text);
@@ -149,7 +168,11 @@ impl Dispatcher {
         masks.push(self.parts.pepper.job_token(job));
         for mount in self.parts.runner.mounts.iter().filter(|mount| mount.secret) {
             let content = self.parts.engine.read_file(container, &mount.target, SECRET_FILE_MAX).await?;
-            let text = content.and_then(|content| String::from_utf8(content).ok()).unwrap_or_default();
+            let whole = content.filter(|content| (content.len() as u64) < SECRET_FILE_MAX);
+            let Some(text) = whole.and_then(|content| String::from_utf8(content).ok()) else {
+                tracing::error!(job.id = %job, mount = mount.target, "a mount that is declared secret is no text file of less than 64 KiB, so it cannot be masked");
+                return Ok(None);
+            };
             masks.push(crate::model::app::Secret::new(text.trim().to_owned()));
         }
         Ok(Some(Masker::new(masks.iter().map(crate::model::app::Secret::expose))))
@@ -164,6 +187,8 @@ struct Watch<'a> {
     news: News,
     run_ends: Instant,
     last_heard: Instant,
+    /// The idle deadline has come once since then.
+    silent: bool,
     stopping: Option<Stopping>,
 }
 
@@ -200,8 +225,16 @@ impl<'a> Watch<'a> {
         news.state.mark_changed();
         let now = Instant::now();
         let run = dispatcher.parts.job.run_timeout.saturating_sub(dispatcher.since(record.started_ms).await?);
-        let mut watch =
-            Self { dispatcher, held, container, news, run_ends: now + run, last_heard: now, stopping: None };
+        let mut watch = Self {
+            dispatcher,
+            held,
+            container,
+            news,
+            run_ends: now + run,
+            last_heard: now,
+            silent: false,
+            stopping: None,
+        };
         if record.intent.is_some() {
             watch.intended(dispatcher.since(record.intent_ms).await?);
         }
@@ -211,6 +244,18 @@ impl<'a> Watch<'a> {
     /// Output arrived.
     fn heard(&mut self) {
         self.last_heard = Instant::now();
+        self.silent = false;
+    }
+
+    /// Does something that may take long without letting the job out of sight.
+    async fn during<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Trouble> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                event = self.next() => self.act(event).await?,
+            }
+        }
     }
 
     fn intended(&mut self, ago: Duration) {
@@ -259,11 +304,15 @@ impl<'a> Watch<'a> {
                     let limit = self.dispatcher.parts.job.run_timeout.as_secs();
                     (Intent::RunTimeout, format!("it ran longer than {limit} s (job.run_timeout)"))
                 } else if self.idle_ends().is_some_and(|ends| now >= ends) {
+                    if !std::mem::replace(&mut self.silent, true) {
+                        self.last_heard += SECOND_LOOK;
+                        return Ok(());
+                    }
                     (Intent::IdleTimeout, "it printed nothing for longer than job.idle_timeout".to_owned())
                 } else {
                     return Ok(());
                 };
-                self.dispatcher.parts.store.intend(self.held.job(), intent, Some(&reason)).await?;
+                self.dispatcher.parts.store.deadline(self.held, intent, &reason).await?;
                 self.intended(Duration::ZERO);
             }
             (Event::Alarm, Some(Stopping::Intended { kill_at })) => {

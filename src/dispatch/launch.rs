@@ -18,15 +18,34 @@ use crate::store::StoreError;
 const FOLDER: &str = "/run/lockstep";
 /// The job's sealed secrets, in the container's own layer: for a rebuild, when Redis has lost them.
 pub(super) const SEALED: &str = "/run/lockstep/sealed";
+/// Its largest size in bytes: variables and secrets of a request of bounded size.
+pub(super) const SEALED_MAX: u64 = 1024 * 1024;
+
+/// What came of a launch.
+pub(super) enum Launched {
+    /// This is what is shown by it.
+    Shown(Evidence),
+    /// It was not to be, or not now: a look says what next.
+    LookAgain,
+    /// It cannot be done, for a reason that will not pass. A confirmed container is to be removed.
+    Impossible {
+        /// The confirmed container.
+        container: Option<String>,
+        /// Why.
+        reason: String,
+    },
+}
+
+fn impossible(reason: impl std::fmt::Display) -> Result<Launched, Trouble> {
+    Ok(Launched::Impossible { container: None, reason: reason.to_string() })
+}
 
 impl Dispatcher {
-    /// Launches, unless the job is to be ended or `job.start_timeout` passes first. Returns what has been shown by it, if anything.
-    pub(super) async fn launch(
-        self: &std::sync::Arc<Self>,
-        held: &Held,
-        record: &Record,
-    ) -> Result<Option<Evidence>, Trouble> {
+    /// Launches, unless the job is to be ended or `job.start_timeout` passes first.
+    pub(super) async fn launch(&self, held: &Held, record: &Record) -> Result<Launched, Trouble> {
         let mut news = self.parts.store.news(held.job());
+        // What happened between reading the record and listening must not be missed.
+        news.state.mark_changed();
         let waited = self.since(record.locked_ms).await?;
         let deadline = tokio::time::sleep(self.parts.job.start_timeout.saturating_sub(waited));
         tokio::pin!(deadline);
@@ -37,13 +56,12 @@ impl Dispatcher {
                 launched = &mut launch => return launched,
                 () = &mut deadline => {
                     let reason = format!("the container did not run within {} s", self.parts.job.start_timeout.as_secs());
-                    self.parts.store.intend(held.job(), Intent::StartTimeout, Some(&reason)).await?;
-                    return Ok(None);
+                    self.parts.store.deadline(held, Intent::StartTimeout, &reason).await?;
+                    return Ok(Launched::LookAgain);
                 }
                 changed = news.state.changed() => {
-                    let intent = self.parts.store.record(held.job()).await?.and_then(|record| record.intent);
-                    if changed.is_err() || intent.is_some() {
-                        return Ok(None);
+                    if self.own_record(held).await?.intent.is_some() || changed.is_err() {
+                        return Ok(Launched::LookAgain);
                     }
                 }
             }
@@ -57,82 +75,76 @@ impl Dispatcher {
         Ok(std::time::Duration::from_millis(now.saturating_sub(ms)))
     }
 
-    async fn create_confirm_start(
-        self: &std::sync::Arc<Self>,
-        held: &Held,
-        record: &Record,
-    ) -> Result<Option<Evidence>, Trouble> {
+    async fn create_confirm_start(&self, held: &Held, record: &Record) -> Result<Launched, Trouble> {
         let (engine, runner) = (&self.parts.engine, &self.parts.runner);
         let sealed = self.parts.store.sealed(held.job()).await?.unwrap_or_default();
         let Some(secrets) = self.parts.pepper.open(held.job(), &sealed) else {
-            let reason =
-                "the job's variables could not be read (was the pepper changed?); ask for the deployment again";
-            return self.fail(held, None, reason).await;
+            return impossible(
+                "the job's variables could not be read (was the pepper changed?); ask for the deployment again",
+            );
         };
         let digest = match engine.ensure_image(&runner.image, runner.pull, runner.login.as_ref()).await {
             Ok(digest) => digest,
             Err(error) if error.is_transient() => return Err(error.into()),
-            Err(error) => return self.fail(held, None, &error.to_string()).await,
+            Err(error) => return impossible(error),
         };
         let Some(template) = runner.actions.get(&record.action) else {
-            let reason = format!("action {} is not one of runner.actions any more", record.action);
-            return self.fail(held, None, &reason).await;
+            return impossible(format!("action {} is not one of runner.actions any more", record.action));
         };
         let files = self.files(held, &secrets.vars, sealed).await?;
         let container = match engine.create(held, &self.spec(held, record, template)).await {
             Ok(container) => container,
-            // Whose container it is, is for the next look to say.
-            Err(EngineError::NameTaken { .. }) => return Ok(None),
+            // Whose container it is, is for a later look to say: the engine may show it a little after it has reserved the name.
+            Err(EngineError::NameTaken { .. }) => return Ok(Launched::Shown(Evidence::Unknown)),
             Err(error) if error.is_transient() => return Err(error.into()),
-            Err(error) => return self.fail(held, None, &error.to_string()).await,
+            Err(error) => return impossible(error),
         };
-        match engine.put_files(&container, &files).await {
+        // The engine is asked who it is now, beside the files: it may be another one since the last pass.
+        let (put, engine_id) = tokio::join!(engine.put_files(&container, &files), engine.id());
+        match put {
             Ok(()) => {}
+            // Somebody else has removed it.
+            Err(EngineError::NoContainer { .. }) => return Ok(Launched::LookAgain),
             Err(error) if error.is_transient() => return Err(error.into()),
             Err(error) => {
                 engine.remove(&container).await?;
-                return self.fail(held, None, &error.to_string()).await;
+                return impossible(error);
             }
         }
-        match self.parts.store.confirm(held, &self.engine_id().await?, &container, &digest).await {
+        match self.parts.store.confirm(held, &engine_id?, &container, &digest).await {
             Ok(()) => {}
             Err(StoreError::Stale(why)) => {
                 tracing::info!(job.id = %held.job(), why, "the launch was not confirmed; its container is removed");
                 engine.remove(&container).await?;
-                return Ok(None);
+                return Ok(Launched::LookAgain);
             }
             Err(error) => return Err(error.into()),
         }
         match engine.start(&container).await {
             Ok(()) => {}
+            Err(EngineError::NoContainer { .. }) => return Ok(Launched::LookAgain),
             Err(error) if error.is_transient() => return Err(error.into()),
-            Err(error) => return self.fail(held, Some(&container), &error.to_string()).await,
+            Err(error) => return Ok(Launched::Impossible { container: Some(container), reason: error.to_string() }),
         }
         self.parts.store.started(held).await?;
-        Ok(Some(Evidence::Own { container, phase: Phase::Running }))
+        Ok(Launched::Shown(Evidence::Own { container, phase: Phase::Running }))
     }
 
-    /// Ends a job whose container cannot be started, for a reason that will not pass. A confirmed container is removed first.
-    async fn fail(
-        self: &std::sync::Arc<Self>,
+    /// Ends a job that cannot be launched. A confirmed container is removed first.
+    pub(super) async fn fail(
+        &self,
         held: &Held,
         confirmed: Option<&str>,
         reason: &str,
-    ) -> Result<Option<Evidence>, Trouble> {
+    ) -> Result<Option<Held>, Trouble> {
         tracing::warn!(job.id = %held.job(), reason, "the job cannot be started");
         if let Some(container) = confirmed {
             self.parts.store.unconfirm(held, container).await?;
             self.parts.engine.remove(container).await?;
         }
-        let record = self.parts.store.record(held.job()).await?;
-        let intent = record.as_ref().and_then(|record| record.intent);
+        let intent = self.own_record(held).await?.intent;
         let outcome = intent.map_or(Outcome::Failed, Intent::outcome);
-        let next = self.parts.store.finish(held, outcome, Some(reason)).await?;
-        self.parts.metrics.job_ended(outcome);
-        if let Some(next) = next {
-            self.supervise(next, true);
-        }
-        Ok(None)
+        self.settle(held, outcome, Some(reason)).await
     }
 
     fn spec(&self, held: &Held, record: &Record, template: &[String]) -> Spec {

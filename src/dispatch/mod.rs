@@ -91,7 +91,6 @@ pub struct Dispatcher {
 /// What the last pass of the reconciler saw.
 #[derive(Debug, Clone, Default)]
 struct Standing {
-    engine_id: Option<String>,
     redis: Option<String>,
     engine: Option<String>,
     last_pass: Option<tokio::time::Instant>,
@@ -263,8 +262,7 @@ impl Dispatcher {
         let id = clock::draw_job_id();
         let idempotency = request.idempotency_key.map(|key| {
             let text = format!("{}\0{}", request.when_busy, Value::Object(request.vars.clone()));
-            let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-            (key, digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+            (key, self.parts.pepper.request_digest(&text))
         });
         let secrets = JobSecrets { vars: request.vars, masks };
         let new = NewJob {
@@ -304,19 +302,36 @@ impl Dispatcher {
 
     /// Frees an inventory: refused while its container runs unless forced; forced, the container is killed and seen gone first.
     /// Returns the job that held it.
-    pub async fn unlock(&self, inventory: &Inventory, reason: &str, by: &str, force: bool) -> Result<JobId, Refusal> {
+    /// With `engine_gone`, a holder whose container is on an engine other than the one connected here is given up as `lost`.
+    pub async fn unlock(
+        &self,
+        inventory: &Inventory,
+        reason: &str,
+        by: &str,
+        force: bool,
+        engine_gone: bool,
+    ) -> Result<JobId, Refusal> {
         let (locks, _) = self.noting(self.parts.store.locks().await)?;
         let lock = locks.into_iter().find(|lock| lock.inventory == *inventory).ok_or(Refusal::Unknown)?;
         let holder = lock.holder.ok_or(Refusal::Unknown)?;
+        let mut intent = Intent::Cancel;
         let running = match &lock.record {
             Some(record) => match self.look(record).await? {
-                Evidence::Own { container, phase: Phase::Running | Phase::Dying } => Some(container),
+                Evidence::Own { container, phase: Phase::Running | Phase::Dying }
+                | Evidence::Foreign { container, phase: Phase::Running | Phase::Dying, .. } => Some(container),
+                Evidence::Unknown if engine_gone && force && record.engine.is_some() => {
+                    intent = Intent::EngineGone;
+                    None
+                }
                 Evidence::Unknown => {
-                    return Err(Refusal::NotReady("the lock's holder runs on an engine not reached here"));
+                    return Err(Refusal::NotReady(
+                        "the lock's holder runs on another engine than the one connected here; if that one is gone for good, force with engine_gone",
+                    ));
                 }
                 Evidence::Own { phase: Phase::Created | Phase::Ended { .. }, .. }
                 | Evidence::Absent
-                | Evidence::Foreign { .. } => None,
+                | Evidence::Foreign { .. }
+                | Evidence::Taken => None,
             },
             None => {
                 let name = container_name(&self.parts.instance, inventory);
@@ -330,15 +345,17 @@ impl Dispatcher {
         let mut news = self.parts.store.news(holder);
         if lock.record.is_some() {
             let reason = format!("unlocked by {by}: {reason}");
-            self.noting(self.parts.store.intend(holder, Intent::Cancel, Some(&reason)).await)?;
+            self.noting(self.parts.store.intend(holder, intent, Some(&reason)).await)?;
         }
         if let Some(container) = running {
             self.parts.engine.signal(&container, Signal::Kill).await?;
             self.parts.engine.wait(&container, UNLOCK_PATIENCE).await?;
         }
         if lock.record.is_none() {
-            self.noting(self.parts.store.free_orphan(inventory, &holder.to_string()).await)?;
-            return Ok(holder);
+            return match self.noting(self.parts.store.free_orphan(inventory, &holder.to_string()).await)? {
+                true => Ok(holder),
+                false => Err(Refusal::NotReady("the lock has changed meanwhile; look at it again")),
+            };
         }
         self.told.notify_one();
         let ended = async {

@@ -10,16 +10,21 @@ use std::sync::Arc;
 use super::supervise::Trouble;
 use super::{Dispatcher, PASS};
 use crate::clock;
-use crate::engine::{EngineError, Found, ended_name};
+use crate::engine::{EngineError, Found, container_name, ended_name};
 use crate::model::ids::JobId;
 use crate::model::job::{Record, State};
 use crate::model::settle::Phase;
 use crate::store::{Memory, Rescued, StoreError};
 
-use super::launch::SEALED;
+use super::launch::{SEALED, SEALED_MAX};
 
-/// The largest sealed file that is read back, in bytes.
-const SEALED_MAX: u64 = 1024 * 1024;
+/// What comes of looking at a container.
+enum Seen {
+    /// Nothing, or what there was to do has been done.
+    Settled,
+    /// Redis knows nothing of its job and should: it is older than the engine.
+    Forgotten,
+}
 
 impl Dispatcher {
     /// Passes until the stop.
@@ -60,37 +65,19 @@ impl Dispatcher {
         // The engine is looked at before Redis: what it shows of a job has then been recorded before, if it ever was.
         let engine_id = self.parts.engine.id().await?;
         let found = self.parts.engine.list(&self.parts.instance).await?;
-        self.stand(|standing| standing.engine_id = Some(engine_id.clone()));
         self.parts.store.heartbeat(super::LIFE).await?;
         if let Memory::Strange { found: epoch } = self.parts.store.memory().await? {
             return self.rebuild(epoch.as_deref(), &engine_id).await;
         }
         for container in &found {
-            if let Some(labels) = &container.labels {
-                let record = match self.parts.store.record(labels.job).await {
-                    Err(StoreError::Unreadable(what)) => {
-                        tracing::error!(job.id = %labels.job, container = %container.container, what, "a job's record cannot be read; it is made anew from the container");
-                        let rescued = self.rescue(container.clone()).await?;
-                        self.parts.store.mend(&engine_id, labels.job, rescued.as_ref()).await?;
-                        continue;
-                    }
-                    record => record?,
-                };
-                let ended = ended_name(&self.parts.instance, &labels.inventory, labels.job);
-                match record {
-                    Some(record) => self.tidy(container, &record).await?,
-                    // Its job was settled before it got this name, and kept for as long as jobs are.
-                    None if container.name == ended => self.parts.engine.remove(&container.container).await?,
-                    None => {
-                        // A record is written before its container is made, so Redis has forgotten it: it is older than the engine.
-                        tracing::warn!(job.id = %labels.job, container = %container.container, "Redis does not know this container's job");
-                        let Memory::Known = self.parts.store.memory().await? else {
-                            return Err(StoreError::Epoch.into());
-                        };
-                        let epoch = self.parts.store.epoch();
-                        return self.rebuild(epoch.as_deref(), &engine_id).await;
-                    }
+            match self.look_after(container, &engine_id).await {
+                Ok(Seen::Settled) => {}
+                Ok(Seen::Forgotten) => return self.rebuild(self.parts.store.epoch().as_deref(), &engine_id).await,
+                // One container that the engine has trouble with holds up no other.
+                Err(Trouble::Engine(error)) => {
+                    tracing::warn!(container = %container.container, %error, "the engine has trouble with a container; the next pass tries again");
                 }
+                Err(trouble) => return Err(trouble),
             }
         }
         let shown = found.iter().filter_map(|container| Some(container.labels.as_ref()?.job)).collect();
@@ -103,12 +90,58 @@ impl Dispatcher {
         Ok(())
     }
 
+    /// Compares one container with its job's record.
+    async fn look_after(&self, container: &Found, engine_id: &str) -> Result<Seen, Trouble> {
+        let Some(labels) = &container.labels else { return Ok(Seen::Settled) };
+        let ended = ended_name(&self.parts.instance, &labels.inventory, labels.job);
+        if container.name != ended && container.name != container_name(&self.parts.instance, &labels.inventory) {
+            // Somebody's copy: an image made from a job's container hands its labels on.
+            tracing::debug!(container = %container.container, name = container.name, "a container has a job's labels and not its name");
+            return Ok(Seen::Settled);
+        }
+        match self.parts.store.record(labels.job).await {
+            Ok(Some(record)) => self.tidy(container, &record).await?,
+            // Its job was settled before it got this name, and kept for as long as jobs are.
+            Ok(None) if container.name == ended && matches!(container.phase, Phase::Ended { .. }) => {
+                self.parts.engine.remove(&container.container).await?;
+            }
+            Ok(None) => {
+                let Memory::Known = self.parts.store.memory().await? else { return Err(StoreError::Epoch.into()) };
+                tracing::warn!(job.id = %labels.job, container = %container.container, "Redis does not know this container's job");
+                // A record is written before its container is made: either it is forgotten, or Redis is older than the engine.
+                if !self.parts.store.spans(labels.job) {
+                    return Ok(Seen::Forgotten);
+                }
+                self.mend(labels.job, Some(container), engine_id).await?;
+            }
+            Err(StoreError::Unreadable(what)) => {
+                tracing::error!(job.id = %labels.job, container = %container.container, what, "a job's record cannot be read");
+                self.mend(labels.job, Some(container), engine_id).await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Seen::Settled)
+    }
+
+    /// Makes a record anew, if that is for this dispatcher to do.
+    async fn mend(&self, job: JobId, container: Option<&Found>, engine_id: &str) -> Result<(), Trouble> {
+        let Some(damage) = self.parts.store.damage(engine_id, job).await? else { return Ok(()) };
+        let rescued = match container {
+            Some(container) => self.rescue(container.clone()).await?,
+            None => None,
+        };
+        if self.parts.store.mend(engine_id, &damage, rescued.as_ref()).await? {
+            tracing::warn!(job.id = %job, container = rescued.and_then(|it| it.container), "the job's record was made anew");
+        }
+        Ok(())
+    }
+
     /// Gives a supervisor to every live job that has none. `shown` are the jobs of which the engine has a container.
     async fn adopt_orphans(self: &Arc<Self>, engine_id: &str, shown: &HashSet<JobId>) -> Result<(), Trouble> {
         let (live, unreadable) = self.parts.store.live().await?;
         for job in unreadable.into_iter().filter(|job| !shown.contains(job)) {
             tracing::error!(job.id = %job, "a job's record cannot be read, and the engine has no container of it");
-            self.parts.store.mend(engine_id, job, None).await?;
+            self.mend(job, None, engine_id).await?;
         }
         for job in live {
             let id = job.record.id;
@@ -176,14 +209,18 @@ impl Dispatcher {
         let never_started = container.phase == Phase::Created
             && match self.parts.engine.remove(&container.container).await {
                 Ok(()) => true,
-                // It was started in between.
-                Err(EngineError::Refused { .. }) => false,
-                Err(error) => return Err(error.into()),
+                Err(error @ EngineError::NotReached { .. }) => return Err(error.into()),
+                // It was started in between, or cannot be removed: its supervisor sees to it.
+                Err(_) => false,
             };
         let sealed = if never_started {
             None
         } else {
-            self.parts.engine.read_file(&container.container, SEALED, SEALED_MAX).await?
+            // Whoever supervises it reads the file again.
+            self.parts.engine.read_file(&container.container, SEALED, SEALED_MAX).await.unwrap_or_else(|error| {
+                tracing::warn!(container = %container.container, %error, "the sealed secrets in a container could not be read");
+                None
+            })
         };
         let ended = ended_name(&self.parts.instance, &labels.inventory, labels.job);
         Ok(Some(Rescued {

@@ -8,16 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Dispatcher;
+use super::launch::Launched;
 use crate::engine::{EngineError, container_name, ended_name};
 use crate::model::ids::JobId;
 use crate::model::job::{Intent, Outcome, Record};
 use crate::model::lock::Held;
 use crate::model::output::{Move, next_move, tail_place};
-use crate::model::settle::{Evidence, Step, next_step};
+use crate::model::settle::{Evidence, Phase, Step, next_step};
 use crate::store::StoreError;
 
 /// Pause before a step that met trouble is tried again: the first, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// So often in a row the log of a container that has ended is read before its output is taken for unreadable.
+const READINGS: u32 = 5;
 
 /// Why a round came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -60,15 +64,18 @@ impl Dispatcher {
     async fn carry(self: &Arc<Self>, held: &Held, fresh: bool) -> Option<Held> {
         let mut pause = PAUSE.0;
         let mut assumed = fresh.then_some(Evidence::Absent);
+        let mut unread = 0;
         loop {
             let begun = tokio::time::Instant::now();
-            let trouble = match self.drive(held, assumed.take()).await {
+            let trouble = match self.drive(held, assumed.take(), &mut unread).await {
                 Ok(next) => return next,
                 Err(trouble) => trouble,
             };
             match &trouble {
                 Trouble::Store(StoreError::Stale(why)) => {
                     tracing::info!(job.id = %held.job(), lease = held.lease(), why, "the job is not supervised here any more");
+                    // Should nobody have taken over, the reconciler does; not at once, because nothing would be different.
+                    tokio::time::sleep(PAUSE.1 / 2).await;
                     self.told.notify_one();
                     return None;
                 }
@@ -78,7 +85,7 @@ impl Dispatcher {
                     return None;
                 }
                 Trouble::Store(StoreError::Unreadable(_)) => {
-                    tracing::error!(job.id = %held.job(), error = %trouble, "the reconciler makes the job's record anew");
+                    tracing::error!(job.id = %held.job(), error = %trouble, "the reconciler is to make the job's record anew");
                     self.told.notify_one();
                 }
                 Trouble::Store(StoreError::NotReached(_)) | Trouble::Engine(_) | Trouble::File { .. } => {
@@ -91,7 +98,13 @@ impl Dispatcher {
     }
 
     /// Step after step until the job has ended.
-    async fn drive(self: &Arc<Self>, held: &Held, mut assumed: Option<Evidence>) -> Result<Option<Held>, Trouble> {
+    /// `unread` counts in a row how often the log of a container that has ended could not be read.
+    async fn drive(
+        self: &Arc<Self>,
+        held: &Held,
+        mut assumed: Option<Evidence>,
+        unread: &mut u32,
+    ) -> Result<Option<Held>, Trouble> {
         loop {
             let record = self.own_record(held).await?;
             let evidence = match assumed.take() {
@@ -102,15 +115,39 @@ impl Dispatcher {
             let step = next_step(&record, &evidence);
             tracing::debug!(job.id = %held.job(), ?evidence, ?step, "next step");
             match step {
-                Step::Leave => return Ok(None),
+                Step::Leave => {
+                    // It may have ended here, with the reply lost: then somebody waits for the lock that it left.
+                    self.told.notify_one();
+                    return Ok(None);
+                }
                 Step::Wait => self.wait(held, &record).await?,
-                Step::Launch => assumed = self.launch(held, &record).await?,
-                Step::Discard { container } => self.discard(held, &record, &container).await?,
+                Step::Launch => match self.launch(held, &record).await? {
+                    Launched::Shown(evidence) => assumed = Some(evidence),
+                    Launched::LookAgain => {}
+                    Launched::Impossible { container, reason } => {
+                        return self.fail(held, container.as_deref(), &reason).await;
+                    }
+                },
+                Step::Discard { container } => self.discard(held, &container).await?,
                 Step::Recognize { container } => {
-                    let engine = self.engine_id().await?;
+                    let engine = self.parts.engine.id().await?;
                     self.parts.store.recognize(held, &engine, &container).await?;
                 }
-                Step::Follow => self.follow(held, &record).await?,
+                Step::Follow => match self.follow(held, &record).await {
+                    Err(Trouble::Engine(error))
+                        if matches!(evidence, Evidence::Own { phase: Phase::Ended { .. }, .. }) =>
+                    {
+                        *unread += 1;
+                        if *unread < READINGS {
+                            return Err(error.into());
+                        }
+                        self.give_up_reading(held, &error).await?;
+                    }
+                    followed => {
+                        *unread = 0;
+                        followed?;
+                    }
+                },
                 Step::Clear { container } => self.clear(&container).await?,
                 Step::Finish(outcome) => return self.finish(held, &record, outcome, None).await,
                 Step::End { outcome, reason } => {
@@ -131,14 +168,6 @@ impl Dispatcher {
         Ok(record)
     }
 
-    /// The engine's own id, as last seen, or asked for now.
-    pub(super) async fn engine_id(&self) -> Result<String, EngineError> {
-        match self.standing().engine_id {
-            Some(id) => Ok(id),
-            None => self.parts.engine.id().await,
-        }
-    }
-
     /// What the engine shows of a job's container.
     pub(super) async fn look(&self, record: &Record) -> Result<Evidence, EngineError> {
         if let Some(container) = &record.container {
@@ -156,7 +185,7 @@ impl Dispatcher {
         };
         let Some(labels) = found.labels else {
             tracing::error!(container = %found.container, name, "a container that is not Lockstep's bears an inventory's name; remove it");
-            return Ok(Evidence::Unknown);
+            return Ok(Evidence::Taken);
         };
         if labels.job == record.id {
             return Ok(Evidence::Own { container: found.container, phase: found.phase });
@@ -174,17 +203,16 @@ impl Dispatcher {
         let _ = tokio::time::timeout(PAUSE.1 / 4, news.state.changed()).await;
         if record.container.is_none() && self.since(record.locked_ms).await? > self.parts.job.start_timeout {
             let reason = "the inventory's container could not be settled within job.start_timeout";
-            self.parts.store.intend(held.job(), Intent::StartTimeout, Some(reason)).await?;
+            self.parts.store.deadline(held, Intent::StartTimeout, reason).await?;
         }
         Ok(())
     }
 
     /// Forgets and removes a container that was never started. It is forgotten first: should a late start by a supervisor of
-    /// the past get in between, the container is found running under the inventory's name and recognized.
-    async fn discard(&self, held: &Held, record: &Record, container: &str) -> Result<(), Trouble> {
-        if record.container.is_some() {
-            self.parts.store.unconfirm(held, container).await?;
-        }
+    /// the past get in between, the container is found running under the inventory's name and recognized. And a supervisor of the
+    /// past is told so by it, before it removes what is another's.
+    async fn discard(&self, held: &Held, container: &str) -> Result<(), Trouble> {
+        self.parts.store.unconfirm(held, container).await?;
         match self.parts.engine.remove(container).await {
             // It was started meanwhile: the next look says so.
             Ok(()) | Err(EngineError::Refused { .. }) => Ok(()),
@@ -216,30 +244,41 @@ impl Dispatcher {
             self.parts.engine.rename(container, &name).await?;
         }
         self.complete_output(held, record).await?;
-        let next = self.parts.store.finish(held, outcome, reason).await?;
-        self.parts.metrics.job_ended(outcome);
-        tracing::info!(job.id = %held.job(), inventory = %held.inventory(), %outcome, exit_code = record.exit_code, "job ended");
+        let next = self.settle(held, outcome, reason).await?;
         if let Some(container) = record.container.clone() {
             self.remove_later(container);
         }
         Ok(next)
     }
 
+    /// The last step of every end. Returns the next holder of the lock.
+    pub(super) async fn settle(
+        &self,
+        held: &Held,
+        outcome: Outcome,
+        reason: Option<&str>,
+    ) -> Result<Option<Held>, Trouble> {
+        let next = self.parts.store.finish(held, outcome, reason).await?;
+        self.parts.metrics.job_ended(outcome);
+        tracing::info!(job.id = %held.job(), inventory = %held.inventory(), %outcome, reason, "job ended");
+        Ok(next)
+    }
+
     /// Moves what the ring kept behind the head.
     async fn complete_output(&self, held: &Held, record: &Record) -> Result<(), Trouble> {
-        let (at, limit, job) = (record.output, self.parts.job.output_limit, held.job());
+        let (at, job) = (record.output, held.job());
         if at.text == at.head {
             return Ok(());
         }
-        let half = limit / 2;
-        let place = tail_place(at, limit);
+        let half = at.limit / 2;
+        let place = tail_place(at);
         let mut start = self.parts.store.ring(job, place, 4.min(half - place)).await?;
         if start.len() < 4 {
             start.extend(self.parts.store.ring(job, 0, 4 - start.len() as u64).await?);
         }
         loop {
             let readable = self.parts.store.readable(job).await?;
-            match next_move(at, limit, readable, &start) {
+            match next_move(at, readable, &start) {
                 Move::Announce(line) => self.parts.store.announce(held, readable, &line).await?,
                 Move::Copy { at, count } => self.parts.store.move_ring(held, readable, at, count).await?,
                 Move::Done => return Ok(()),

@@ -155,13 +155,16 @@ pub enum Intent {
     RunTimeout,
     /// `job.idle_timeout` passed without output.
     IdleTimeout,
+    /// An operator has said that the engine it runs on will not come back.
+    EngineGone,
 }
 
 words! { Intent,
     Intent::Cancel => "cancel", Intent::StartTimeout => "start_timeout",
-    Intent::RunTimeout => "run_timeout", Intent::IdleTimeout => "idle_timeout";
+    Intent::RunTimeout => "run_timeout", Intent::IdleTimeout => "idle_timeout", Intent::EngineGone => "engine_gone";
     "cancel" => Intent::Cancel, "start_timeout" => Intent::StartTimeout,
     "run_timeout" => Intent::RunTimeout, "idle_timeout" => Intent::IdleTimeout,
+    "engine_gone" => Intent::EngineGone,
 }
 
 impl Intent {
@@ -170,6 +173,7 @@ impl Intent {
         match self {
             Self::Cancel => Outcome::Canceled,
             Self::StartTimeout | Self::RunTimeout | Self::IdleTimeout => Outcome::TimedOut,
+            Self::EngineGone => Outcome::Lost,
         }
     }
 }
@@ -179,9 +183,10 @@ impl Intent {
 /// `intent` is what the record held when the exit code was written, so an intent that came later is not in it.
 pub fn outcome_of(intent: Option<Intent>, exit_code: i64) -> Outcome {
     match (intent, exit_code) {
+        // An exit code is there, so the engine was not gone.
+        (None | Some(Intent::EngineGone), 0) => Outcome::Succeeded,
+        (None | Some(Intent::EngineGone), _) => Outcome::Failed,
         (Some(intent), _) => intent.outcome(),
-        (None, 0) => Outcome::Succeeded,
-        (None, _) => Outcome::Failed,
     }
 }
 

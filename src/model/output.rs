@@ -30,6 +30,8 @@ pub struct Position {
     pub text: u64,
     /// Bytes of that text in the head. Less than `text` means: the head is closed.
     pub head: u64,
+    /// The cap, as it was configured at the first write: the ring is laid out by it, so the job keeps it. 0: nothing is written yet.
+    pub limit: u64,
 }
 
 /// Turns the container's bytes into text: masks, then makes it UTF-8, holding back what is not final.
@@ -108,13 +110,14 @@ pub struct Write<'a> {
     pub after: Position,
 }
 
-/// Lays `text` out behind what is there. `limit` is the cap; half of it is the head's, half the ring's.
+/// Lays `text` out behind what is there. `limit` is the cap for a job that has none yet; half of it is the head's, half the ring's.
 pub fn lay_out(at: Position, limit: u64, text: &str) -> Write<'_> {
+    let limit = if at.limit == 0 { limit } else { at.limit };
     let half = limit / 2;
     let room = if at.text > at.head { 0 } else { half - at.head.min(half) };
     let cut = floor_char_boundary(text, room);
     let (head, rest) = text.split_at(cut);
-    let after = Position { raw: at.raw, text: at.text + text.len() as u64, head: at.head + head.len() as u64 };
+    let after = Position { raw: at.raw, text: at.text + text.len() as u64, head: at.head + head.len() as u64, limit };
     // Of a write longer than the ring only the end survives in it.
     let lost = rest.len().saturating_sub(usize::try_from(half).unwrap_or(usize::MAX));
     let mut bytes = &rest.as_bytes()[lost..];
@@ -156,8 +159,8 @@ pub enum Move {
 
 /// What is to be moved next, when `readable` bytes are readable already. `tail_start` holds the first bytes of what the ring
 /// kept (see [`tail_place`]), by which a character cut in two is found; it may be shorter than four bytes only if the tail is.
-pub fn next_move(at: Position, limit: u64, readable: u64, tail_start: &[u8]) -> Move {
-    let half = limit / 2;
+pub fn next_move(at: Position, readable: u64, tail_start: &[u8]) -> Move {
+    let half = at.limit / 2;
     let beyond = at.text - at.head;
     if beyond == 0 {
         return Move::Done;
@@ -168,7 +171,7 @@ pub fn next_move(at: Position, limit: u64, readable: u64, tail_start: &[u8]) -> 
     } else {
         let cut = tail_start.iter().take(3).take_while(|byte| **byte & 0xC0 == 0x80).count() as u64;
         let omitted = overflow + cut;
-        (omitted, announcement(omitted, limit))
+        (omitted, announcement(omitted, at.limit))
     };
     let moved = readable - at.head;
     if moved < announcement.len() as u64 {
@@ -182,8 +185,8 @@ pub fn next_move(at: Position, limit: u64, readable: u64, tail_start: &[u8]) -> 
 }
 
 /// Place in the ring at which the kept tail begins.
-pub fn tail_place(at: Position, limit: u64) -> u64 {
-    let half = limit / 2;
+pub fn tail_place(at: Position) -> u64 {
+    let half = (at.limit / 2).max(1);
     (at.text - at.head).saturating_sub(half) % half
 }
 
@@ -191,6 +194,9 @@ pub fn tail_place(at: Position, limit: u64) -> u64 {
 fn announcement(omitted: u64, limit: u64) -> String {
     format!("\n[lockstep: {omitted} bytes of output were left out here; the limit is {limit} bytes]\n")
 }
+
+/// Text that stands where the engine's log could not be read any more, although its container has ended.
+pub const UNREAD: &str = "\n[lockstep: the rest of the output is missing, because the engine could not read its log]\n";
 
 /// Text shown in place of output whose secrets are not known any more and so could not be masked.
 pub const WITHHELD: &str =
@@ -221,16 +227,16 @@ mod tests {
             self.at = write.after;
         }
 
-        fn complete(&mut self, limit: u64) -> String {
-            let start = usize::try_from(tail_place(self.at, limit)).expect("small");
+        fn complete(&mut self) -> String {
+            let start = usize::try_from(tail_place(self.at)).expect("small");
             let tail: Vec<u8> = (0..4)
                 .filter_map(|i| {
-                    let half = usize::try_from(limit / 2).expect("small");
+                    let half = usize::try_from((self.at.limit / 2).max(1)).expect("small");
                     self.ring.get((start + i) % half).copied()
                 })
                 .collect();
             loop {
-                match next_move(self.at, limit, self.head.len() as u64, &tail) {
+                match next_move(self.at, self.head.len() as u64, &tail) {
                     Move::Announce(line) => self.head.extend_from_slice(line.as_bytes()),
                     Move::Copy { at, count } => {
                         let (at, count) = (usize::try_from(at).expect("small"), usize::try_from(count).expect("small"));
@@ -279,19 +285,20 @@ mod tests {
 
         #[test]
         fn below_the_cap_nothing_is_left_out_and_above_it_head_and_tail_stay(
-            parts in prop::collection::vec("[a-zäö€]{0,30}", 0..30), half in 16u64..120,
+            parts in prop::collection::vec("[a-zäö€]{0,30}", 0..30), half in 16u64..120, later in 16u64..120,
         ) {
             let limit = half * 2;
             let mut kept = Kept::default();
             let mut all = String::new();
             let mut readable = 0;
-            for part in &parts {
-                kept.write(limit, part);
+            for (index, part) in parts.iter().enumerate() {
+                // What is configured later is for later jobs.
+                kept.write(if index == 0 { limit } else { later * 2 }, part);
                 all.push_str(part);
                 prop_assert!(kept.head.len() >= readable && kept.head.len() as u64 <= half);
                 readable = kept.head.len();
             }
-            let text = kept.complete(limit);
+            let text = kept.complete();
             let head = usize::try_from(kept.at.head).expect("small");
             prop_assert_eq!(kept.at.text, all.len() as u64);
             prop_assert_eq!(&text[..head], &all[..head]);

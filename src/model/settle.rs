@@ -4,7 +4,7 @@
 //! every step that it takes. It decides nothing on a clock, and nothing on an engine that was not reached or is another one.
 
 use super::ids::JobId;
-use super::job::{Outcome, Record, State, outcome_of};
+use super::job::{Intent, Outcome, Record, State, outcome_of};
 
 /// What the engine shows of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,6 +48,8 @@ pub enum Evidence {
         /// Whether that job's record says that it is over, or there is none.
         over: bool,
     },
+    /// The inventory's name is taken by a container that is not Lockstep's.
+    Taken,
 }
 
 /// The next step for a job's supervisor.
@@ -98,14 +100,17 @@ pub fn next_step(record: &Record, evidence: &Evidence) -> Step {
         return Step::Finish(outcome_of(record.intent, exit_code));
     }
     match (&record.container, evidence) {
-        (_, Evidence::Unknown) => Step::Wait,
+        (_, Evidence::Unknown) => match record.intent {
+            Some(Intent::EngineGone) => {
+                Step::End { outcome: Outcome::Lost, reason: "the engine that it ran on is gone for good" }
+            }
+            _ => Step::Wait,
+        },
         (Some(_), Evidence::Absent) => {
             Step::End { outcome: Outcome::Lost, reason: "the container is gone and nobody saw its exit code" }
         }
-        (None, Evidence::Absent) => match record.intent {
-            None => Step::Launch,
-            Some(intent) => Step::End { outcome: intent.outcome(), reason: "ended before its container was started" },
-        },
+        (None, Evidence::Absent) if record.intent.is_none() => Step::Launch,
+        (None, Evidence::Absent) => ended_before_start(record),
         (recorded, Evidence::Own { container, phase }) => match phase {
             Phase::Created => Step::Discard { container: container.clone() },
             Phase::Dying => Step::Wait,
@@ -114,8 +119,11 @@ pub fn next_step(record: &Record, evidence: &Evidence) -> Step {
                 None => Step::Recognize { container: container.clone() },
             },
         },
-        // A recorded container is looked at by its id, so it is never foreign; should it be, nothing is known.
-        (Some(_), Evidence::Foreign { .. }) => Step::Wait,
+        // A recorded container is looked at by its id, so it is never another's; should it be, nothing is known.
+        (Some(_), Evidence::Foreign { .. } | Evidence::Taken) => Step::Wait,
+        // Nothing of its own was confirmed, and nothing will be: whoever has the name need not be waited for.
+        (None, Evidence::Foreign { .. } | Evidence::Taken) if record.intent.is_some() => ended_before_start(record),
+        (None, Evidence::Taken) => Step::Wait,
         (None, Evidence::Foreign { container, phase, over, .. }) => match (phase, over) {
             (Phase::Ended { .. }, true) => Step::Clear { container: container.clone() },
             (Phase::Created, true) => Step::Discard { container: container.clone() },
@@ -125,10 +133,15 @@ pub fn next_step(record: &Record, evidence: &Evidence) -> Step {
     }
 }
 
+fn ended_before_start(record: &Record) -> Step {
+    let outcome = record.intent.map_or(Outcome::Lost, Intent::outcome);
+    Step::End { outcome, reason: "ended before its container was started" }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::job::{Intent, WhenBusy};
+    use crate::model::job::WhenBusy;
     use crate::model::output::Position;
 
     fn record(state: State) -> Record {
@@ -187,13 +200,28 @@ mod tests {
             (&fresh, foreign(ENDED, true), Step::Clear { container: f() }),
             (&fresh, foreign(Phase::Created, true), Step::Discard { container: f() }),
             (&fresh, foreign(Phase::Created, false), Step::Wait),
+            (&fresh, Evidence::Taken, Step::Wait),
             (&canceled, own(Phase::Created), Step::Discard { container: c() }),
             (&canceled, own(Phase::Running), Step::Recognize { container: c() }),
         ] {
             assert_eq!(next_step(record, &evidence), step, "{evidence:?}");
         }
-        let Step::End { outcome, .. } = next_step(&canceled, &Evidence::Absent) else { panic!("should end") };
-        assert_eq!(outcome, Outcome::Canceled);
+        for evidence in [Evidence::Absent, Evidence::Taken, foreign(Phase::Running, true), foreign(ENDED, false)] {
+            let Step::End { outcome, .. } = next_step(&canceled, &evidence) else { panic!("should end: {evidence:?}") };
+            assert_eq!(outcome, Outcome::Canceled);
+        }
+    }
+
+    #[test]
+    fn an_engine_that_is_gone_takes_its_jobs_along_only_on_an_operators_word() {
+        let record =
+            Record { container: Some("c".into()), intent: Some(Intent::EngineGone), ..record(State::Canceling) };
+        let Step::End { outcome, .. } = next_step(&record, &Evidence::Unknown) else { panic!("should end") };
+        assert_eq!(outcome, Outcome::Lost);
+        // It is there after all.
+        assert_eq!(next_step(&record, &own(Phase::Running)), Step::Follow);
+        let ended = Record { exit_code: Some(0), ..record };
+        assert_eq!(next_step(&ended, &own(ENDED)), Step::Finish(Outcome::Succeeded));
     }
 
     #[test]

@@ -50,12 +50,27 @@ impl Store {
         self.write(&scripts::STARTED, held, |_| {}).await.map(drop)
     }
 
-    /// Records an intent, if the job has not ended and neither an intent nor the exit code is recorded; returns the record after it.
-    /// A queued job ends at once. Anyone may call it; no lease is asked for.
+    /// Records what somebody wants, if the job has not ended and neither an intent nor the exit code is recorded; returns the record
+    /// after it. A queued job ends at once. It is asked for by people, so no lease is.
     pub async fn intend(&self, job: JobId, intent: Intent, reason: Option<&str>) -> Result<Option<Record>> {
+        self.record_intent(job, "", intent, reason).await
+    }
+
+    /// Records a deadline that its supervisor has seen pass; as `intend`, and `Stale` if the job is another's by now.
+    pub async fn deadline(&self, held: &Held, intent: Intent, reason: &str) -> Result<()> {
+        self.record_intent(held.job(), &held.lease().to_string(), intent, Some(reason)).await.map(drop)
+    }
+
+    async fn record_intent(
+        &self,
+        job: JobId,
+        lease: &str,
+        intent: Intent,
+        reason: Option<&str>,
+    ) -> Result<Option<Record>> {
         let mut reply = self
             .run(&scripts::INTEND, self.quick(), |call| {
-                call.arg(job.to_string()).arg(intent.word()).arg(intent.outcome().word());
+                call.arg(job.to_string()).arg(lease).arg(intent.word()).arg(intent.outcome().word());
                 call.arg(reason.unwrap_or_default()).arg(self.retention_ms());
             })
             .await?;

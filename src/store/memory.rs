@@ -5,7 +5,8 @@
 //! memory with another epoch and a higher counter than any seen here was rebuilt by another dispatcher and is taken up; one with
 //! a lower counter is old, whatever its epoch.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,7 +17,9 @@ use super::link::Trouble;
 use super::record::{self, FIELDS};
 use super::value::{items, number, text};
 use super::{Memory, Rescued, Result, Store, StoreError, scripts};
+use crate::clock;
 use crate::model::ids::JobId;
+use crate::model::job::{Intent, Outcome, State};
 use crate::model::lock::Fence;
 
 /// A memory as it is known here.
@@ -24,11 +27,13 @@ use crate::model::lock::Fence;
 pub(super) struct Known {
     pub(super) epoch: String,
     seen: AtomicU64,
+    /// When it was first seen here, by this machine's clock.
+    since_ms: u64,
 }
 
 impl Known {
     fn new(epoch: &str, counter: u64) -> Self {
-        Self { epoch: epoch.to_owned(), seen: AtomicU64::new(counter) }
+        Self { epoch: epoch.to_owned(), seen: AtomicU64::new(counter), since_ms: clock::wall_ms() }
     }
 
     /// The highest counter seen so far.
@@ -52,6 +57,43 @@ impl Known {
     }
 }
 
+/// What stands where a record should be: some of it may be readable.
+#[derive(Debug)]
+pub struct Damage {
+    job: JobId,
+    values: Vec<Value>,
+}
+
+impl Damage {
+    fn word(&self, field: &str) -> Option<&str> {
+        let at = FIELDS.iter().position(|name| *name == field)?;
+        text(self.values.get(at)?).filter(|word| !word.is_empty())
+    }
+
+    fn read<T: FromStr>(&self, field: &str) -> Option<T> {
+        self.word(field)?.parse().ok()
+    }
+
+    /// A name as it was recorded, or one that says that it is not known any more.
+    fn name<T: FromStr>(&self, field: &str) -> Result<T> {
+        let name = self.read(field).or_else(|| "unknown".parse().ok());
+        name.ok_or_else(|| StoreError::Unreadable(format!("job:{}", self.job)))
+    }
+
+    fn without_container(&self) -> Result<Rescued> {
+        Ok(Rescued {
+            job: self.job,
+            deployment_id: self.name("deployment_id")?,
+            inventory: self.name("inventory")?,
+            action: self.name("action")?,
+            fence: Fence(0),
+            container: None,
+            holds: false,
+            sealed: None,
+        })
+    }
+}
+
 /// Epoch and counter, as they stand in `state`.
 fn memory_of(state: &str) -> Option<(&str, u64)> {
     let (epoch, counter) = state.split_once(' ')?;
@@ -61,6 +103,14 @@ fn memory_of(state: &str) -> Option<(&str, u64)> {
 impl Store {
     pub(super) fn known(&self) -> Option<Arc<Known>> {
         self.shared.known.load_full()
+    }
+
+    /// Whether there is an explanation for a job without a record other than that this memory is older than it should be: the memory
+    /// was known here before the job was accepted, or that is so long ago that the job has been forgotten in good order.
+    pub fn spans(&self, job: JobId) -> bool {
+        let known_since = self.known().map_or(u64::MAX, |known| known.since_ms);
+        let forgotten = clock::wall_ms().saturating_sub(self.retention_ms());
+        job.ms() > known_since || job.ms() < forgotten
     }
 
     /// The memory known here, as `rebuild` takes it in `found`: with the count of its changes, so that a rebuild which was decided
@@ -117,10 +167,9 @@ impl Store {
         }
     }
 
-    /// Makes the record of a job anew that cannot be read, from what its container says: the job goes on under nobody's supervision.
-    /// Without a container it becomes `lost`. `engine` is the one that was looked at. False: the record can be read, is of another
-    /// engine or under another dispatcher that lives, or has just been written by somebody.
-    pub async fn mend(&self, engine: &str, job: JobId, container: Option<&Rescued>) -> Result<bool> {
+    /// What stands where a job's record should be and cannot be read. None: it can be, or it is of another engine than `engine` or
+    /// under another dispatcher that lives, whose it is to mend.
+    pub async fn damage(&self, engine: &str, job: JobId) -> Result<Option<Damage>> {
         let key = self.keys().job(job);
         let mut ask = redis::cmd("HMGET");
         ask.arg(&key).arg(&FIELDS);
@@ -131,44 +180,50 @@ impl Store {
             Err(trouble) => return Err(trouble.at(&key)),
         };
         if let Ok(Some(_)) = record::read(job, &values) {
-            return Ok(false);
+            return Ok(None);
         }
-        let was: BTreeMap<&str, &Value> = FIELDS.into_iter().zip(&values).collect();
-        let word = |field: &str| was.get(field).copied().and_then(text).filter(|word| !word.is_empty());
-        if word("engine").is_some_and(|of| of != engine) {
-            return Ok(false);
+        let damage = Damage { job, values };
+        if damage.word("engine").is_some_and(|of| of != engine) {
+            return Ok(None);
         }
-        if let Some(owner) = word("owner").filter(|owner| *owner != self.dispatcher())
+        if let Some(owner) = damage.word("owner").filter(|owner| *owner != self.dispatcher())
             && !self.alive(HashSet::from([owner])).await?.is_empty()
         {
-            return Ok(false);
+            return Ok(None);
         }
+        Ok(Some(damage))
+    }
+
+    /// Makes a record anew from what the job's container says: the job goes on under nobody's supervision. Without a container it
+    /// becomes `lost`, and if it could be read that it has ended, it stays ended. `engine` is the one that was looked at. False:
+    /// somebody has written there meanwhile.
+    pub async fn mend(&self, engine: &str, damage: &Damage, container: Option<&Rescued>) -> Result<bool> {
         let lost;
         let it = match container {
             Some(container) => container,
             None => {
-                let unknown = || StoreError::Unreadable(key.clone());
-                lost = Rescued {
-                    job,
-                    deployment_id: name(word("deployment_id")).ok_or_else(unknown)?,
-                    inventory: name(word("inventory")).ok_or_else(unknown)?,
-                    action: name(word("action")).ok_or_else(unknown)?,
-                    fence: Fence(0),
-                    container: None,
-                    holds: false,
-                    sealed: None,
-                };
+                lost = damage.without_container()?;
                 &lost
             }
         };
         let reply = self.run(&scripts::MEND, self.quick(), |call| {
             call.arg(engine).arg(self.retention_ms());
             put(call, it);
-            for value in &values {
+            for value in &damage.values {
                 match value {
                     Value::BulkString(bytes) => call.arg(bytes),
                     _ => call.arg(""),
                 };
+            }
+            let outcome = damage.read::<State>("state").and_then(State::outcome);
+            call.arg(outcome.map(Outcome::word).unwrap_or_default());
+            if let Some(intent) = damage.read::<Intent>("intent") {
+                call.arg("intent").arg(intent.word());
+            }
+            for field in ["intent_ms", "exit_code", "created_ms", "locked_ms", "started_ms"] {
+                if let Some(number) = damage.read::<i64>(field) {
+                    call.arg(field).arg(number);
+                }
             }
         });
         Ok(reply.await?.word == "OK")
@@ -223,11 +278,6 @@ fn put(call: &mut redis::Cmd, it: &Rescued) {
     call.arg(it.action.as_str()).arg(it.fence.0).arg(it.container.as_deref().unwrap_or_default());
     call.arg(u8::from(it.holds)).arg(u8::from(it.sealed.is_some()));
     call.arg(it.sealed.as_deref().unwrap_or_default()).arg(it.job.ms());
-}
-
-/// A name as it was recorded, or one that says that it is not known any more.
-fn name<T: std::str::FromStr>(recorded: Option<&str>) -> Option<T> {
-    recorded.and_then(|word| word.parse().ok()).or_else(|| "unknown".parse().ok())
 }
 
 /// Milliseconds as Redis takes them for an expiry: at least 1.

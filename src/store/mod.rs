@@ -49,6 +49,7 @@ use link::{Link, Trouble};
 use memory::Known;
 use news::Watchers;
 
+pub use memory::Damage;
 pub use types::*;
 
 /// Why Redis did not do what it was asked.

@@ -110,15 +110,15 @@ fn word(value: &Value) -> Option<String> {
     text(value).map(str::to_owned)
 }
 
-/// A position as it stands in the record: `raw text head`.
+/// A position as it stands in the record: `raw text head limit`.
 pub(super) fn position_text(at: Position) -> String {
-    format!("{} {} {}", at.raw, at.text, at.head)
+    format!("{} {} {} {}", at.raw, at.text, at.head, at.limit)
 }
 
 fn position(text: &str) -> Option<Position> {
     let mut numbers = text.split(' ').map(str::parse);
     let mut next = || numbers.next()?.ok();
-    Some(Position { raw: next()?, text: next()?, head: next()? })
+    Some(Position { raw: next()?, text: next()?, head: next()?, limit: next()? })
 }
 
 #[cfg(test)]
@@ -144,7 +144,7 @@ mod tests {
         ("state", "queued"),
         ("lease", "0"),
         ("created_ms", "5"),
-        ("output", "9 8 7"),
+        ("output", "9 8 7 6"),
     ];
 
     #[test]
@@ -153,7 +153,7 @@ mod tests {
         assert!(matches!(read(job, &values(&[])), Ok(None)));
         let record = read(job, &values(&QUEUED)).expect("readable").expect("there");
         assert_eq!((record.state, record.when_busy, record.fence), (State::Queued, WhenBusy::Fifo, None));
-        assert_eq!(record.output, Position { raw: 9, text: 8, head: 7 });
+        assert_eq!(record.output, Position { raw: 9, text: 8, head: 7, limit: 6 });
 
         let mut more = QUEUED.to_vec();
         more.extend([("intent", "run_timeout"), ("exit_code", "-1"), ("fence", "9007199254740991")]);
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(record.fence, Some(Fence(9_007_199_254_740_991)));
 
         for (field, bad) in
-            [("state", "asleep"), ("lease", ""), ("intent", "whim"), ("output", "1 2"), ("exit_code", "x")]
+            [("state", "asleep"), ("lease", ""), ("intent", "whim"), ("output", "1 2 3"), ("exit_code", "x")]
         {
             let mut damaged: Vec<_> = more.iter().copied().filter(|(name, _)| *name != field).collect();
             damaged.push((field, bad));

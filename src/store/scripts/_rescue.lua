@@ -23,7 +23,7 @@ local function create(it)
     redis.call('DEL', key(kind .. it.job))
   end
   redis.call('HSET', key('job:' .. it.job), 'deployment_id', it.app, 'inventory', it.inventory, 'action', it.action,
-    'when_busy', 'queue', 'lease', '0', 'created_ms', it.drawn, 'output', '0 0 0')
+    'when_busy', 'queue', 'lease', '0', 'created_ms', it.drawn, 'output', '0 0 0 0')
   set_state(it.job, 'starting')
   enter(it.job, it.app, it.inventory)
 end

@@ -5,7 +5,7 @@
 --          NONE                   nobody waits, or the inventory is frozen, or the lock was not this job's
 --
 -- Invariant: the outcome is set once; the lock goes from one holder to the next without being free in between. Repeating changes
--- nothing, and gives the caller whose first reply was lost the next holder.
+-- nothing; a next holder of whom the caller did not hear is adopted.
 
 local job, lease, outcome, reason, retention = arg(1), arg(2), arg(3), arg(4), arg(5)
 local it = fields(job, 'lease', 'state', 'inventory', 'deployment_id', 'reason')
@@ -15,13 +15,6 @@ end
 local inventory, app = it[3], it[4]
 
 if not LIVE[it[2]] then
-  local next_job = redis.call('HGET', key('locks'), inventory)
-  if next_job then
-    local theirs = fields(next_job, 'state', 'owner', 'lease', 'container', 'fence')
-    if theirs[1] == 'starting' and theirs[2] == dispatcher and theirs[3] == '1' and not theirs[4] then
-      return reply('HELD', next_job, theirs[5], '1')
-    end
-  end
   return reply('NONE')
 end
 

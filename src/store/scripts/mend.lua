@@ -1,12 +1,12 @@
 -- Makes a record anew that could not be read: from the job's container; or, if there is none, as that of a lost job.
 --
 -- arg 1 the engine's id, 2 retention in ms, then ten of the job, as `rescued_at` reads them, then the fields of the record as they
--- were read, in order ('' for none)
+-- were read, in order ('' for none), then the outcome that could be read, or '', then fields and values that could be
 -- replies  OK
 --          NONE   something else stands there by now; nothing was changed
 --
--- Invariant: what another has mended meanwhile is left alone. The job ends `lost`, or goes on under nobody's supervision, and what
--- its container has printed is taken in from the beginning.
+-- Invariant: what another has mended meanwhile is left alone, and what has ended stays ended. Else the job ends `lost`, or goes on
+-- under nobody's supervision, and what its container has printed is taken in from the beginning.
 
 local engine, retention = arg(1), arg(2)
 local it = rescued_at(3)
@@ -17,11 +17,26 @@ for n = 1, #FIELDS do
   end
 end
 local sealed = fields(it.job, 'sealed')[1]
+local outcome = arg(13 + #FIELDS)
 leave_queue(it.inventory, it.job)
 create(it)
+local i = 14 + #FIELDS
+while arg(i) do
+  redis.call('HSET', key('job:' .. it.job), arg(i), arg(i + 1))
+  i = i + 2
+end
+local last = tonumber(redis.call('HGET', key('fences'), it.inventory) or '0') or 0
+if tonumber(it.fence) > last then
+  redis.call('HSET', key('fences'), it.inventory, it.fence)
+end
 raise()
-if it.container == '' then
-  lose(it.job, 'its record could not be read, and the engine has no container of it', retention)
+if outcome ~= '' or it.container == '' then
+  if outcome ~= '' then
+    end_job(it.job, outcome)
+    retire(it.job, retention)
+  else
+    lose(it.job, 'its record could not be read, and the engine has no container of it', retention)
+  end
   local locks = redis.call('HGETALL', key('locks'))
   for n = 1, #locks, 2 do
     if locks[n + 1] == it.job then

@@ -74,9 +74,14 @@ end
 
 local foreign = {}
 local function settle(job)
-  local it = fields(job, 'state', 'engine')
+  local it = fields(job, 'state', 'engine', 'exit_code', 'lease')
   if rescued[job] or keeps[job] then
     return
+  elseif LIVE[it[1]] and it[3] then
+    -- Its end was seen: whoever adopts it sets the outcome.
+    redis.call('HDEL', key('job:' .. job), 'owner')
+    redis.call('HSET', key('job:' .. job), 'lease', digits(math.max((tonumber(it[4] or '0') or 0) + 1, counter)))
+    keeps[job] = true
   elseif not LIVE[it[1]] then
     redis.call('SREM', key('active'), job)
   elseif it[2] and it[2] ~= engine then

@@ -69,7 +69,7 @@ if when_busy == 'reject' then
 end
 
 redis.call('HSET', key('job:' .. job), 'deployment_id', app, 'inventory', inventory, 'action', action,
-  'when_busy', when_busy, 'lease', '0', 'created_ms', digits(now()), 'output', '0 0 0', 'sealed', sealed)
+  'when_busy', when_busy, 'lease', '0', 'created_ms', digits(now()), 'output', '0 0 0 0', 'sealed', sealed)
 set_state(job, 'queued')
 enter(job, app, inventory)
 if idempotency ~= '' then

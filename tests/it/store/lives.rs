@@ -176,7 +176,7 @@ async fn what_was_recorded_first_stays_intent_or_exit_code() {
 }
 
 #[tokio::test]
-async fn the_lock_is_handed_to_the_next_and_a_lost_reply_is_made_good() {
+async fn the_lock_is_handed_to_the_next_and_not_a_second_time() {
     let server = RedisServer::start().await;
     let (store, other) = (server.store("d1").await, server.store("d2").await);
     let held = run(&store, "a", "i").await;
@@ -187,13 +187,10 @@ async fn the_lock_is_handed_to_the_next_and_a_lost_reply_is_made_good() {
     assert_eq!((given.job(), given.lease(), given.inventory().as_str()), (next, 1, "i"));
     assert!(given.fence() > held.fence());
     news.state.changed().await.expect("news");
-    let again = store.finish(&held, Outcome::Failed, None).await.expect("finished").expect("the next");
-    assert_eq!(given, again);
+    // Whose reply was lost asks again, and leaves the next holder to whoever adopts it.
+    assert!(store.finish(&held, Outcome::Failed, None).await.expect("repeated").is_none());
     let theirs = record(&store, next).await;
     assert_eq!((theirs.state, theirs.owner.as_deref()), (State::Starting, Some("d1")));
-    // Once it has a container, somebody supervises it.
-    store.confirm(&given, "engine", "c", "d").await.expect("confirmed");
-    assert!(store.finish(&held, Outcome::Failed, None).await.expect("repeated").is_none());
 
     // What cannot be read in the queue is passed over.
     let mut redis = server.connect().await;

@@ -105,7 +105,7 @@ async fn beyond_the_cap_head_and_tail_are_put_together_at_the_end_piece_by_piece
     let head = whole(&store, job).await;
     assert!(all.starts_with(&head) && head.len() <= 32);
 
-    let place = tail_place(at, limit);
+    let place = tail_place(at);
     let mut start = store.ring(job, place, 4.min(32 - place)).await.expect("an answer");
     if start.len() < 4 {
         start.extend(store.ring(job, 0, 4 - start.len() as u64).await.expect("an answer"));
@@ -115,7 +115,7 @@ async fn beyond_the_cap_head_and_tail_are_put_together_at_the_end_piece_by_piece
         let readable = store.readable(job).await.expect("an answer");
         steps += 1;
         // Each step twice: as if the first reply had been lost.
-        match next_move(at, limit, readable, &start) {
+        match next_move(at, readable, &start) {
             Move::Done => break,
             Move::Announce(line) => {
                 for _ in 0..2 {
