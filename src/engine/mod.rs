@@ -181,8 +181,6 @@ pub struct Found {
     pub phase: Phase,
     /// Its labels; none when they are not ours or cannot be read.
     pub labels: Option<Labels>,
-    /// When it ended, in milliseconds since 1970 by the engine's clock.
-    pub ended_ms: Option<u64>,
     /// Whether the kernel killed it for want of memory.
     pub out_of_memory: bool,
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lockstep::config::{Job, Runner};
 use lockstep::dispatch::{Accepted, Dispatcher, Parts, Refusal, Request};
 use lockstep::engine::docker::Docker;
-use lockstep::engine::{Engine, Pull};
+use lockstep::engine::{Engine, Mount, Pull};
 use lockstep::model::app::{App, Secret};
 use lockstep::model::ids::{Action, Instance, JobId};
 use lockstep::model::job::{Outcome, Record, State, WhenBusy};
@@ -53,6 +53,7 @@ impl Installation {
                 "cat /run/lockstep/vars.json; echo; cat /run/lockstep/token; echo; env | grep LOCKSTEP_ | sort; ls -l /run/lockstep",
             ),
             ("flood", "seq 1 40000"),
+            ("flood-and-wait", "seq 1 40000; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo gone on"),
         ];
         let runner = Runner {
             image: "lockstep-base:bookworm".into(),
@@ -366,6 +367,18 @@ async fn a_record_that_cannot_be_read_is_made_anew() {
     })
     .await;
     assert_eq!(here.ended(next).await.state, State::Ended(Outcome::Failed));
+
+    // So is one that is not there at all, and nobody else's is touched by it.
+    let runs = here.accepted("wait", "one").await;
+    here.prints(runs, "begun").await;
+    let waits = here.accepted("app-deploy", "one").await;
+    let mut redis = here.redis.connect().await;
+    let key = format!("lockstep:{}:job:{runs}", here.instance);
+    redis::cmd("DEL").arg(key).query_async::<()>(&mut redis).await.expect("deleted");
+    eventually("the record is there again", async || here.store().record(runs).await.ok().flatten()).await;
+    here.let_go(runs).await;
+    assert_eq!(here.ended(runs).await.state, State::Ended(Outcome::Succeeded));
+    assert_eq!(here.ended(waits).await.state, State::Ended(Outcome::Succeeded));
     here.leaves_nothing().await;
 }
 
@@ -387,6 +400,64 @@ async fn output_beyond_the_cap_is_announced() {
     assert_eq!(head.len(), 32 << 10);
     let omitted = all.len() - head.len() - tail.len();
     assert!(said.starts_with(&format!("{omitted} bytes")), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_keeps_the_cap_that_it_began_with() {
+    let mut here = Installation::new().await;
+    here.stop().await;
+    here.job.output_limit = 64 << 10;
+    here.start().await;
+    let job = here.accepted("flood-and-wait", "one").await;
+    let all: String = (1..=40_000).map(|n| format!("{n}\n")).collect();
+    let printed = all.len() as u64;
+    eventually("all is taken in", async || (here.record(job).await.output.text == printed).then_some(())).await;
+    here.stop().await;
+    here.job.output_limit = 16 << 10;
+    here.start().await;
+    here.let_go(job).await;
+    assert_eq!(here.ended(job).await.state, State::Ended(Outcome::Succeeded));
+    let output = here.output(job).await;
+    let (head, rest) = output.split_once("\n[lockstep: ").expect("an announcement");
+    let (_, tail) = rest.split_once('\n').expect("a line");
+    assert!(all.starts_with(head) && head.len() == 32 << 10, "{}", head.len());
+    assert!(format!("{all}gone on\n").ends_with(tail) && tail.len() == 32 << 10, "{}", tail.len());
+    here.leaves_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_somebody_else_has_taken_can_be_waited_for_and_given_up() {
+    let here = Installation::new().await;
+    let name = lockstep::engine::container_name(&here.instance, &"one".parse().expect("a name"));
+    let label = format!("lockstep.instance={}", here.instance);
+    let docker = async |arguments: &[&str]| {
+        let done = tokio::process::Command::new("docker").args(arguments).output().await.expect("docker is installed");
+        assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    docker(&["create", "--name", &name, "--label", &label, "lockstep-base:bookworm", "true"]).await;
+    let canceled = here.accepted("app-deploy", "one").await;
+    here.dispatcher().cancel(canceled, "ada").await.expect("recorded");
+    assert_eq!(here.ended(canceled).await.state, State::Ended(Outcome::Canceled));
+    let waits = here.accepted("app-deploy", "one").await;
+    docker(&["rm", &name]).await;
+    assert_eq!(here.ended(waits).await.state, State::Ended(Outcome::Succeeded));
+    here.leaves_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_is_withheld_when_a_secret_mount_cannot_be_masked() {
+    let mut here = Installation::new().await;
+    here.stop().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("key"), "hush").expect("written");
+    let target = "/run/secret-of-mount".to_owned();
+    here.runner.mounts =
+        vec![Mount { source: folder.path().display().to_string(), target, read_only: true, secret: true }];
+    here.start().await;
+    let job = here.accepted("app-deploy", "one").await;
+    assert_eq!(here.ended(job).await.state, State::Ended(Outcome::Succeeded));
+    assert!(here.output(job).await.starts_with("[lockstep: the output is withheld"));
+    here.leaves_nothing().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

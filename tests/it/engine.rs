@@ -10,7 +10,6 @@ mod subject;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use lockstep::clock;
 use lockstep::engine::{EngineError, Pull, Signal, Spec, container_name, ended_name};
 use lockstep::model::ids::{Instance, Inventory};
 use lockstep::model::settle::Phase;
@@ -85,7 +84,7 @@ async fn a_container_is_created_under_its_inventorys_name(subject: Subject) {
         assert_eq!(found.name, name);
         assert_eq!(found.phase, Phase::Created);
         assert_eq!(found.labels.as_ref(), Some(&spec.labels));
-        assert_eq!((found.ended_ms, found.out_of_memory), (None, false));
+        assert!(!found.out_of_memory);
     }
 }
 
@@ -219,7 +218,6 @@ async fn waiting_ends_with_the_container_or_the_patience(subject: Subject) {
     subject.engine.wait(&container, Duration::from_secs(10)).await.expect("it has ended");
     let found = subject.engine.inspect(&container).await.expect("the engine answers").expect("there");
     assert_eq!(found.phase, Phase::Ended { exit_code: 137 });
-    assert!(found.ended_ms.is_some_and(|ended| ended.abs_diff(clock::wall_ms()) < 600_000), "{:?}", found.ended_ms);
 }
 
 async fn signals_reach_what_runs_and_leave_the_rest(subject: Subject) {

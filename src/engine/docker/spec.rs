@@ -116,16 +116,11 @@ fn read_labels(found: &HashMap<String, String>) -> Option<Labels> {
 pub(super) fn found(shown: ContainerInspectResponse) -> Option<Found> {
     let state = shown.state?;
     let phase = phase(&state)?;
-    let ended = match phase {
-        Phase::Ended { .. } => state.finished_at.as_deref().and_then(millis),
-        Phase::Created | Phase::Running | Phase::Dying => None,
-    };
     Some(Found {
         container: shown.id?,
         name: shown.name.unwrap_or_default().trim_start_matches('/').to_owned(),
         phase,
         labels: shown.config.and_then(|config| config.labels).as_ref().and_then(read_labels),
-        ended_ms: ended,
         out_of_memory: state.oom_killed.unwrap_or(false),
     })
 }
@@ -159,14 +154,8 @@ pub(super) fn listed(shown: &ContainerSummary) -> Option<Found> {
         name: name.to_owned(),
         phase,
         labels: shown.labels.as_ref().and_then(read_labels),
-        ended_ms: None,
         out_of_memory: false,
     })
-}
-
-fn millis(text: &str) -> Option<u64> {
-    let at: jiff::Timestamp = text.parse().ok()?;
-    u64::try_from(at.as_millisecond()).ok()
 }
 
 #[cfg(test)]
@@ -210,7 +199,5 @@ mod tests {
         ] {
             assert_eq!(phase(&state(status, exit_code)), expected, "{status}");
         }
-        assert_eq!(millis("0001-01-01T00:00:00Z"), None);
-        assert_eq!(millis("2026-11-21T04:53:00.40090496Z"), Some(1_795_236_780_400));
     }
 }

@@ -4,6 +4,7 @@ mod documents;
 mod follow;
 mod operator;
 mod seed;
+mod trouble;
 mod v1;
 
 use std::collections::BTreeMap;

@@ -176,6 +176,19 @@ async fn what_was_recorded_first_stays_intent_or_exit_code() {
 }
 
 #[tokio::test]
+async fn a_deadline_is_its_supervisors_alone() {
+    let server = RedisServer::start().await;
+    let (store, other) = (server.store("d1").await, server.store("d2").await);
+    let held = run(&store, "a", "i").await;
+    store.goodbye().await.expect("gone");
+    let theirs = other.adopt(held.job(), held.lease()).await.expect("an answer").expect("adopted");
+    assert_stale("deadline", store.deadline(&held, Intent::IdleTimeout, "silent").await);
+    assert_eq!(record(&store, held.job()).await.intent, None);
+    other.deadline(&theirs, Intent::RunTimeout, "an hour").await.expect("recorded");
+    assert_eq!(record(&store, held.job()).await.intent, Some(Intent::RunTimeout));
+}
+
+#[tokio::test]
 async fn the_lock_is_handed_to_the_next_and_not_a_second_time() {
     let server = RedisServer::start().await;
     let (store, other) = (server.store("d1").await, server.store("d2").await);

@@ -1,4 +1,5 @@
-//! An engine whose containers do what the test says: they print and end when they are told to. Nothing in it fails by itself.
+//! An engine whose containers do what the test says: they print and end when they are told to. What fails in it, fails because the
+//! test says so.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,18 @@ use tokio::sync::watch;
 pub(crate) struct Puppet {
     containers: Arc<Mutex<BTreeMap<String, Container>>>,
     changed: watch::Sender<u64>,
+    faults: Mutex<Faults>,
+}
+
+/// What the engine has trouble with.
+#[derive(Clone, Default)]
+pub(crate) struct Faults {
+    /// It cannot read any log.
+    pub(crate) logs: bool,
+    /// It cannot remove any container.
+    pub(crate) removal: bool,
+    /// It is another engine, which has none of these containers.
+    pub(crate) other: bool,
 }
 
 struct Container {
@@ -30,7 +43,17 @@ struct Container {
 
 impl Puppet {
     pub(crate) fn new() -> Self {
-        Self { containers: Arc::default(), changed: watch::Sender::new(0) }
+        Self { containers: Arc::default(), changed: watch::Sender::new(0), faults: Mutex::default() }
+    }
+
+    /// From now on it has this trouble.
+    pub(crate) fn trouble(&self, faults: Faults) {
+        *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults;
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    fn faults(&self) -> Faults {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Container>) -> T) -> T {
@@ -95,7 +118,6 @@ fn found(id: &str, container: &Container) -> Found {
         name: container.name.clone(),
         phase: container.phase,
         labels: Some(container.labels.clone()),
-        ended_ms: matches!(container.phase, Phase::Ended { .. }).then(lockstep::clock::wall_ms),
         out_of_memory: false,
     }
 }
@@ -103,7 +125,7 @@ fn found(id: &str, container: &Container) -> Found {
 #[async_trait]
 impl Engine for Puppet {
     async fn id(&self) -> Result<String> {
-        Ok("puppet".into())
+        Ok(if self.faults().other { "another" } else { "puppet" }.into())
     }
 
     async fn ensure_image(&self, _: &str, _: Pull, _: Option<&RegistryLogin>) -> Result<String> {
@@ -147,6 +169,9 @@ impl Engine for Puppet {
     }
 
     async fn inspect(&self, id_or_name: &str) -> Result<Option<Found>> {
+        if self.faults().other {
+            return Ok(None);
+        }
         Ok(self.look(|all| {
             let mut all = all.iter();
             all.find(|(id, it)| *id == id_or_name || it.name == id_or_name).map(|(id, it)| found(id, it))
@@ -154,12 +179,18 @@ impl Engine for Puppet {
     }
 
     async fn list(&self, instance: &Instance) -> Result<Vec<Found>> {
+        if self.faults().other {
+            return Ok(vec![]);
+        }
         Ok(self.look(|all| {
             all.iter().filter(|(_, it)| it.labels.instance == *instance).map(|(id, it)| found(id, it)).collect()
         }))
     }
 
     async fn follow(&self, container: &str) -> Result<Output> {
+        if self.faults().logs {
+            return Err(EngineError::NotReached { doing: "follow", cause: "the log is damaged".into() });
+        }
         let place = (self.containers.clone(), self.changed.subscribe(), container.to_owned(), 0);
         let stream = futures::stream::unfold(place, |(containers, mut changed, id, at)| async move {
             loop {
@@ -214,6 +245,9 @@ impl Engine for Puppet {
     }
 
     async fn remove(&self, container: &str) -> Result<()> {
+        if self.faults().removal {
+            return Err(EngineError::NotReached { doing: "remove", cause: "device or resource busy".into() });
+        }
         self.change(|all| match all.get(container) {
             Some(it) if it.phase == Phase::Running => {
                 Err(EngineError::Refused { doing: "remove", cause: "it runs".into() })

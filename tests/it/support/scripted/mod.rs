@@ -77,10 +77,9 @@ impl Scripted {
     /// A running container ends.
     pub(crate) fn exit(&self, container: &str, exit_code: i64) {
         self.change(|world| {
-            let ended_ms = world.tick();
             let running = world.get(container).expect("a container");
             assert_eq!(running.phase, Phase::Running, "only a running container ends");
-            running.end(exit_code, ended_ms);
+            running.end(exit_code);
         });
     }
 
@@ -103,9 +102,8 @@ impl Scripted {
     /// The engine dies and comes back: what ran has ended with this exit code, and connections are lost.
     pub(crate) fn crash(&self, exit_code: i64) {
         self.change(|world| {
-            let ended_ms = world.tick();
             for one in world.containers.iter_mut().filter(|one| one.phase == Phase::Running) {
-                one.end(exit_code, ended_ms);
+                one.end(exit_code);
             }
             world.losses += 1;
         });

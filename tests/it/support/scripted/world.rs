@@ -50,15 +50,13 @@ pub(super) struct Container {
     pub(super) phase: Phase,
     pub(super) files: BTreeMap<String, Vec<u8>>,
     pub(super) log: Vec<u8>,
-    pub(super) ended_ms: Option<u64>,
     pub(super) out_of_memory: bool,
     on_term: Option<i64>,
 }
 
 impl Container {
-    pub(super) fn end(&mut self, exit_code: i64, ended_ms: u64) {
+    pub(super) fn end(&mut self, exit_code: i64) {
         self.phase = Phase::Ended { exit_code };
-        self.ended_ms = Some(ended_ms);
     }
 
     pub(super) fn found(&self) -> Found {
@@ -67,7 +65,6 @@ impl Container {
             name: self.name.clone(),
             phase: self.phase,
             labels: Some(self.spec.labels.clone()),
-            ended_ms: self.ended_ms,
             out_of_memory: self.out_of_memory,
         }
     }
@@ -87,7 +84,6 @@ pub(super) struct World {
     /// How often connections were lost.
     pub(super) losses: u64,
     commands: Box<dyn Fn(&Spec) -> Command + Send>,
-    now_ms: u64,
 }
 
 impl World {
@@ -105,14 +101,7 @@ impl World {
             away: false,
             losses: 0,
             commands,
-            now_ms: lockstep::clock::wall_ms(),
         }
-    }
-
-    /// The engine's clock, which goes on by every end.
-    pub(super) fn tick(&mut self) -> u64 {
-        self.now_ms += 1;
-        self.now_ms
     }
 
     pub(super) fn replace(&mut self) {
@@ -169,7 +158,6 @@ impl World {
             phase: Phase::Created,
             files: BTreeMap::new(),
             log: vec![],
-            ended_ms: None,
             out_of_memory: false,
             on_term: None,
         });
@@ -213,26 +201,24 @@ impl World {
                 Print::File(path) => printed.extend(self.file(container, &path)?.unwrap_or_default()),
             }
         }
-        let ended_ms = self.tick();
         let one = self.get(container)?;
         one.phase = Phase::Running;
         one.on_term = program.on_term;
         one.log.extend(printed);
         if let Some(exit_code) = program.exits {
-            one.end(exit_code, ended_ms);
+            one.end(exit_code);
         }
         Ok(())
     }
 
     pub(super) fn signal(&mut self, container: &str, signal: Signal) {
-        let ended_ms = self.tick();
         let Ok(one) = self.get(container) else { return };
         let exit_code = match signal {
             Signal::Term => one.on_term,
             Signal::Kill => Some(137),
         };
         if let (Phase::Running, Some(exit_code)) = (one.phase, exit_code) {
-            one.end(exit_code, ended_ms);
+            one.end(exit_code);
         }
     }
 
