@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help setup run demo insight test test-ansible lint bench generate-selfsigned-cert stop
+.PHONY: help setup run demo insight test test-ansible lint bench faults generate-selfsigned-cert stop
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 28
@@ -34,6 +34,10 @@ lint: ## formatting, clippy, licences and advisories, links of the documentation
 bench: ## the figures of the README, as ratios taken in one run
 	@scripts/setup.sh
 	@scripts/bench.sh
+
+faults: ## hundreds of deployments while everything is killed, stopped and wiped; prints the table of docs/faults.md
+	@scripts/setup.sh tests
+	@scripts/faults.sh
 
 generate-selfsigned-cert: ## a certificate for localhost in certs/, unless a good one is there (FORCE=1: anyway)
 	@scripts/certificate.sh

@@ -45,8 +45,8 @@ use crate::store::{Freeze, NewJob, Store, StoreError, Submitted};
 
 /// How long a dispatcher's sign of life is good for; after that its jobs are adopted.
 const LIFE: Duration = Duration::from_secs(3);
-/// How often the reconciler looks when nobody tells it to.
-const PASS: Duration = Duration::from_secs(5);
+/// How often the reconciler looks when nobody tells it to. With `LIFE`, it bounds how long a job may be without a supervisor.
+const PASS: Duration = Duration::from_millis(1500);
 /// How long Redis may take to answer when readiness is asked for.
 const PING: Duration = Duration::from_secs(1);
 /// How long `unlock` waits to see the job's end.
@@ -393,7 +393,7 @@ impl Dispatcher {
         };
         let reconciler = match standing.last_pass {
             None => Some("the state of Redis has not been compared with the engine yet".to_owned()),
-            Some(at) if at.elapsed() > PASS * 4 => Some(format!("the last pass was {} s ago", at.elapsed().as_secs())),
+            Some(at) if at.elapsed() > PASS * 6 => Some(format!("the last pass was {} s ago", at.elapsed().as_secs())),
             Some(_) => None,
         };
         Readiness { redis, engine: standing.engine, reconciler }

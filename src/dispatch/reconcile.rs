@@ -16,8 +16,6 @@ use crate::model::job::{Record, State};
 use crate::model::settle::Phase;
 use crate::store::{Memory, Rescued, StoreError};
 
-use super::launch::{SEALED, SEALED_MAX};
-
 /// What comes of looking at a container.
 enum Seen {
     /// Nothing, or what there was to do has been done.
@@ -49,7 +47,7 @@ impl Dispatcher {
                         Trouble::Engine(error) => standing.engine = Some(error.to_string()),
                         Trouble::File { .. } => {}
                     });
-                    PASS / 10
+                    PASS / 3
                 }
             };
             tokio::select! {
@@ -213,15 +211,6 @@ impl Dispatcher {
                 // It was started in between, or cannot be removed: its supervisor sees to it.
                 Err(_) => false,
             };
-        let sealed = if never_started {
-            None
-        } else {
-            // Whoever supervises it reads the file again.
-            self.parts.engine.read_file(&container.container, SEALED, SEALED_MAX).await.unwrap_or_else(|error| {
-                tracing::warn!(container = %container.container, %error, "the sealed secrets in a container could not be read");
-                None
-            })
-        };
         let ended = ended_name(&self.parts.instance, &labels.inventory, labels.job);
         Ok(Some(Rescued {
             job: labels.job,
@@ -231,7 +220,6 @@ impl Dispatcher {
             fence: labels.fence,
             holds: !never_started && container.name != ended,
             container: (!never_started).then_some(container.container),
-            sealed,
         }))
     }
 }

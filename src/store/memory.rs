@@ -89,7 +89,6 @@ impl Damage {
             fence: Fence(0),
             container: None,
             holds: false,
-            sealed: None,
         })
     }
 }
@@ -276,8 +275,7 @@ impl Store {
 fn put(call: &mut redis::Cmd, it: &Rescued) {
     call.arg(it.job.to_string()).arg(it.deployment_id.as_str()).arg(it.inventory.as_str());
     call.arg(it.action.as_str()).arg(it.fence.0).arg(it.container.as_deref().unwrap_or_default());
-    call.arg(u8::from(it.holds)).arg(u8::from(it.sealed.is_some()));
-    call.arg(it.sealed.as_deref().unwrap_or_default()).arg(it.job.ms());
+    call.arg(u8::from(it.holds)).arg(it.job.ms());
 }
 
 /// Milliseconds as Redis takes them for an expiry: at least 1.

@@ -185,8 +185,6 @@ pub struct Rescued {
     pub container: Option<String>,
     /// Whether it bears the inventory's name still, and so holds the lock.
     pub holds: bool,
-    /// The job's secrets, encrypted, as read from the container's own layer.
-    pub sealed: Option<Vec<u8>>,
 }
 
 /// News about a job: woken after something was written about it, by whichever dispatcher.

@@ -3,12 +3,12 @@
 -- Invariant: the lease of a job that is made anew is above every lease that it had in any memory: the counter is, because it starts
 -- above all of them and is raised with each. Whoever supervised the job before is stale.
 
--- Ten arguments of a rescued job from the i-th on: job, app, inventory, action, fence, container or '' (never started, or there is
--- none), '1' if the container bears the inventory's name, '1' if sealed secrets follow, those, when its id was drawn.
+-- Eight arguments of a rescued job from the i-th on: job, app, inventory, action, fence, container or '' (never started, or there is
+-- none), '1' if the container bears the inventory's name, when its id was drawn. Its sealed secrets lie in the container.
 local function rescued_at(i)
   return {
     job = arg(i), app = arg(i + 1), inventory = arg(i + 2), action = arg(i + 3), fence = arg(i + 4),
-    container = arg(i + 5), holds = arg(i + 6) == '1', sealed = arg(i + 7) == '1' and arg(i + 8), drawn = arg(i + 9),
+    container = arg(i + 5), holds = arg(i + 6) == '1', drawn = arg(i + 7),
   }
 end
 
@@ -38,8 +38,5 @@ local function revive(it, engine, was)
   set_state(it.job, state, 'lease', lease, 'fence', it.fence, 'engine', engine, 'container', it.container,
     'locked_ms', was[3] or since, 'started_ms', was[4] or since)
   redis.call('HDEL', name, 'owner')
-  if it.sealed then
-    redis.call('HSETNX', name, 'sealed', it.sealed)
-  end
   redis.call('SADD', key('active'), it.job)
 end

@@ -1,6 +1,6 @@
 -- Makes a record anew that could not be read: from the job's container; or, if there is none, as that of a lost job.
 --
--- arg 1 the engine's id, 2 retention in ms, then ten of the job, as `rescued_at` reads them, then the fields of the record as they
+-- arg 1 the engine's id, 2 retention in ms, then eight of the job, as `rescued_at` reads them, then the fields of the record as they
 -- were read, in order ('' for none), then the outcome that could be read, or '', then fields and values that could be
 -- replies  OK
 --          NONE   something else stands there by now; nothing was changed
@@ -12,15 +12,15 @@ local engine, retention = arg(1), arg(2)
 local it = rescued_at(3)
 local was = fields(it.job, unpack(FIELDS))
 for n = 1, #FIELDS do
-  if (was[n] or '') ~= arg(12 + n) then
+  if (was[n] or '') ~= arg(10 + n) then
     return reply('NONE')
   end
 end
 local sealed = fields(it.job, 'sealed')[1]
-local outcome = arg(13 + #FIELDS)
+local outcome = arg(11 + #FIELDS)
 leave_queue(it.inventory, it.job)
 create(it)
-local i = 14 + #FIELDS
+local i = 12 + #FIELDS
 while arg(i) do
   redis.call('HSET', key('job:' .. it.job), arg(i), arg(i + 1))
   i = i + 2
@@ -44,8 +44,10 @@ if outcome ~= '' or it.container == '' then
     end
   end
 else
-  it.sealed = it.sealed or sealed
   revive(it, engine, {})
+  if sealed then
+    redis.call('HSET', key('job:' .. it.job), 'sealed', sealed)
+  end
   if it.holds then
     redis.call('HSETNX', key('locks'), it.inventory, it.job)
   end

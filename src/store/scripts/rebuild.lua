@@ -2,7 +2,7 @@
 --
 -- ARGV[1]  what must still stand there: epoch, a blank, counter; or '' for nothing
 -- arg 1 the new epoch, 2 the engine's id, 3 retention in ms,
--- then ten for each job that is rescued, as `rescued_at` reads them
+-- then eight for each job that is rescued, as `rescued_at` reads them
 --
 -- replies  OK
 --          LOST   something else stands there: another dispatcher was first, or state has changed since; nothing was changed
@@ -41,7 +41,7 @@ while arg(i) do
   if tonumber(it.fence) > last then
     redis.call('HSET', key('fences'), it.inventory, it.fence)
   end
-  i = i + 10
+  i = i + 8
 end
 
 for _, it in ipairs(never_started) do

@@ -20,7 +20,6 @@ fn rescued(held: &Held, app: &str) -> Rescued {
         fence: held.fence(),
         container: Some(format!("container-{}", held.job())),
         holds: true,
-        sealed: Some(vec![0, 255, 7]),
     }
 }
 
@@ -48,8 +47,8 @@ async fn from_nothing_what_runs_lives_again_and_can_be_adopted_and_ended() {
         &store,
         &[
             rescued(&held, "a"),
-            Rescued { holds: false, sealed: None, ..rescued(&renamed, "b") },
-            Rescued { container: None, holds: false, sealed: None, ..rescued(&unstarted, "c") },
+            Rescued { holds: false, ..rescued(&renamed, "b") },
+            Rescued { container: None, holds: false, ..rescued(&unstarted, "c") },
         ],
     )
     .await;
@@ -61,7 +60,7 @@ async fn from_nothing_what_runs_lives_again_and_can_be_adopted_and_ended() {
     assert_eq!((before.engine.as_deref(), before.output), (Some("engine"), Position::default()));
     assert_eq!(before.created_ms, held.job().ms());
     assert_eq!(before.started_ms, Some(held.fence().0 - 1), "the run's deadline goes on from the lock");
-    assert_eq!(store.sealed(held.job()).await.expect("an answer"), Some(vec![0, 255, 7]));
+    assert_eq!(store.sealed(held.job()).await.expect("an answer"), None, "they lie in the container");
     assert_eq!(store.sealed(renamed.job()).await.expect("an answer"), None);
     // Who supervised it in the memory that was lost is stale, whatever its lease was.
     assert!(before.lease > held.lease());

@@ -1,6 +1,7 @@
 //! A TCP proxy that breaks and restores: what lies between Lockstep and a server can fail in ways that the server cannot.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,9 +15,16 @@ pub(crate) enum Mode {
     Pass,
     /// Passes requests on and loses the replies: the connection breaks at the first reply.
     LoseReplies,
+    /// Holds every piece back for a while.
+    Slow,
+    /// Takes everything and passes nothing on: the other end has vanished, and the connection does not tell.
+    Silent,
     /// Breaks every connection.
     Broken,
 }
+
+/// How long a slow proxy holds a request back.
+const SLOW: Duration = Duration::from_millis(300);
 
 /// A proxy on a port of its own. Dropping it breaks all connections.
 pub(crate) struct Proxy {
@@ -52,6 +60,14 @@ impl Proxy {
     pub(crate) fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
     }
+
+    /// Breaks every connection that stands, and passes from then on.
+    pub(crate) async fn cut(&self) {
+        self.set(Mode::Broken);
+        // Each connection that is carried listens to the mode.
+        super::eventually("the connections are cut", async || (self.mode.receiver_count() <= 1).then_some(())).await;
+        self.set(Mode::Pass);
+    }
 }
 
 impl Drop for Proxy {
@@ -74,8 +90,12 @@ async fn carry(mut client: TcpStream, target: u16, modes: watch::Receiver<Mode>)
             () = async { drop(broken.wait_for(|mode| *mode == Mode::Broken).await) } => return,
             read = server.read(&mut reply) => match read {
                 Ok(count) if count > 0 => {
-                    let pass = *modes.borrow() == Mode::Pass;
-                    if !pass || client.write_all(&reply[..count]).await.is_err() {
+                    match *modes.borrow() {
+                        Mode::Pass | Mode::Slow => {}
+                        Mode::Silent => continue,
+                        Mode::LoseReplies | Mode::Broken => return,
+                    }
+                    if client.write_all(&reply[..count]).await.is_err() {
                         return;
                     }
                 }
@@ -83,6 +103,12 @@ async fn carry(mut client: TcpStream, target: u16, modes: watch::Receiver<Mode>)
             },
             read = client.read(&mut request) => match read {
                 Ok(count) if count > 0 => {
+                    let mode = *modes.borrow();
+                    match mode {
+                        Mode::Silent => continue,
+                        Mode::Slow => tokio::time::sleep(SLOW).await,
+                        Mode::Pass | Mode::LoseReplies | Mode::Broken => {}
+                    }
                     if server.write_all(&request[..count]).await.is_err() {
                         return;
                     }
