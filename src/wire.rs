@@ -208,6 +208,9 @@ pub struct LockView {
     /// The holder's fence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fence: Option<u64>,
+    /// Why it is held still.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Jobs that wait for it, in order.
     pub waiting: Vec<String>,
     /// The freeze in force.

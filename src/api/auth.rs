@@ -48,6 +48,10 @@ impl Api {
         if let Some(seconds) = door.barred {
             return Err(ApiError::Barred(seconds));
         }
+        // Asked again later there may be a list: what was not found in none is no wrong secret.
+        if !door.listed {
+            return Err(ApiError::NoApps);
+        }
         let hash = door.app.as_ref().map(|app| app.hash.as_slice());
         let opens = self.dispatcher.pepper().opens(id, secret, hash);
         match door.app {

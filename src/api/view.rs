@@ -88,6 +88,7 @@ pub(super) fn freeze(freeze: Freeze) -> wire::FreezeView {
 /// A lock, its queue and its freeze, at a moment by Redis' clock.
 pub(super) fn lock(lock: LockState, now_ms: u64) -> wire::LockView {
     let since_ms = lock.record.as_ref().and_then(|record| record.locked_ms);
+    let reason = lock.holder.map(|_| why_held(lock.record.as_ref()));
     wire::LockView {
         inventory: lock.inventory.into(),
         job_id: lock.holder.map(|job| job.to_string()),
@@ -96,8 +97,24 @@ pub(super) fn lock(lock: LockState, now_ms: u64) -> wire::LockView {
         deployment_id: lock.record.map(|record| record.deployment_id.into()),
         since: since_ms.map(time),
         age_seconds: since_ms.map(|since| now_ms.saturating_sub(since) / 1000),
+        reason,
         waiting: lock.waiting.iter().map(ToString::to_string).collect(),
         freeze: lock.freeze.map(freeze),
+    }
+}
+
+/// Why a lock is held: what its holder's record says.
+fn why_held(record: Option<&Record>) -> String {
+    let Some(record) = record else { return "the holder's record cannot be read; the reconciler makes it anew".into() };
+    match record.state {
+        State::Canceling => {
+            let why = record.reason.as_deref().unwrap_or("somebody has asked for it");
+            format!("its container is being ended: {why}")
+        }
+        _ if record.exit_code.is_some() => "its container has ended; the outcome is being set".into(),
+        State::Running => "its container runs".into(),
+        State::Queued | State::Starting => "its container is being created".into(),
+        State::Ended(_) => "its job has ended; the lock goes on with the next pass".into(),
     }
 }
 

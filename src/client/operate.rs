@@ -199,7 +199,7 @@ fn describe_locks(locks: &[LockView]) -> Vec<String> {
         return vec!["no lock is held and nothing is frozen".into()];
     }
     let mut rows =
-        vec![["inventory", "held by", "app", "state", "for", "fence", "waiting"].map(str::to_owned).to_vec()];
+        vec![["inventory", "held by", "app", "state", "for", "fence", "waiting", "reason"].map(str::to_owned).to_vec()];
     for lock in locks {
         let cell = |value: Option<String>| value.map_or_else(|| "-".to_owned(), |value| plain(&value));
         rows.push(vec![
@@ -210,9 +210,10 @@ fn describe_locks(locks: &[LockView]) -> Vec<String> {
             cell(lock.age_seconds.map(|age| span(Duration::from_secs(age)))),
             cell(lock.fence.map(|fence| fence.to_string())),
             lock.waiting.len().to_string(),
+            cell(lock.reason.clone()),
         ]);
     }
-    let mut lines = table(&rows, 7);
+    let mut lines = table(&rows, 8);
     for lock in locks {
         if let Some(freeze) = &lock.freeze {
             lines.push(frozen(&lock.inventory, freeze));

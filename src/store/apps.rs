@@ -91,17 +91,17 @@ impl Store {
         Ok(Some(apps))
     }
 
-    /// An app of the list that has this version (or of a newer one).
-    pub(super) async fn app_of(&self, version: Option<&str>, app: &DeploymentId) -> Result<Option<StoredApp>> {
-        let Some(list) = self.list_of(version).await? else { return Ok(None) };
+    /// An app of the list that has this version (or of a newer one), and whether there is a list.
+    pub(super) async fn app_of(&self, version: Option<&str>, app: &DeploymentId) -> Result<(Option<StoredApp>, bool)> {
+        let Some(list) = self.list_of(version).await? else { return Ok((None, false)) };
         match list.apps.get(app.as_str()) {
-            Some(Some(app)) => Ok(Some(app.clone())),
+            Some(Some(app)) => Ok((Some(app.clone()), true)),
             Some(None) => Err(unreadable(app.as_str())),
-            None => Ok(None),
+            None => Ok((None, true)),
         }
     }
 
-    /// The list of this version: the copy, or one that is read now and may be newer.
+    /// The list of this version: the copy, or one that is read now and may be newer. None: it is gone.
     async fn list_of(&self, version: Option<&str>) -> Result<Option<Arc<AppList>>> {
         let Some(version) = version else { return Ok(None) };
         if let Some(list) = self.shared.apps.load_full()
@@ -123,6 +123,9 @@ impl Store {
                     list.apps.insert(id, app);
                 }
             }
+        }
+        if list.version.is_empty() {
+            return Ok(None);
         }
         let list = Arc::new(list);
         self.shared.apps.store(Some(list.clone()));

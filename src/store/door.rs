@@ -120,7 +120,8 @@ impl Store {
         } else {
             None
         };
-        Ok(Door { app: self.app_of(text(&version), app).await?, barred })
+        let (app, listed) = self.app_of(text(&version), app).await?;
+        Ok(Door { app, listed, barred })
     }
 
     /// Seconds until counters that are at their limits expire, at least 1; none: they have.

@@ -21,7 +21,9 @@ pub(super) const CONNECT: Duration = Duration::from_secs(2);
 const REPLY: Duration = Duration::from_secs(5);
 
 /// See the module.
-pub(super) struct Link {
+pub(super) struct Link(Arc<Inner>);
+
+struct Inner {
     client: Client,
     slot: Arc<Slot>,
     /// Held while a connection is made; when and how that last failed.
@@ -47,7 +49,7 @@ impl Slot {
 impl Link {
     /// `client` speaks RESP3, in which the end of a connection is told at once instead of to the next who tries to use it.
     pub(super) fn new(client: Client) -> Self {
-        Self { client, slot: Arc::default(), failed: Mutex::new(None), made: AtomicU64::new(0) }
+        Self(Arc::new(Inner { client, slot: Arc::default(), failed: Mutex::new(None), made: AtomicU64::new(0) }))
     }
 
     /// Sends one command.
@@ -69,15 +71,25 @@ impl Link {
 
     fn trouble(&self, connection: &Connection, error: RedisError) -> Trouble {
         if error.is_io_error() || error.is_unrecoverable_error() {
-            self.slot.drop_connection(connection.number);
+            self.0.slot.drop_connection(connection.number);
         }
         Trouble::from(error)
     }
 
     async fn connection(&self) -> Result<Arc<Connection>, Trouble> {
-        if let Some(connection) = self.slot.0.load_full() {
+        if let Some(connection) = self.0.slot.0.load_full() {
             return Ok(connection);
         }
+        // On a task of its own, so that it goes on also when this caller is not polled: one that waits in a `select!`, while what it
+        // does there needs the connection too, would wait for itself.
+        let inner = self.0.clone();
+        let connected = tokio::spawn(async move { inner.connect().await }).await;
+        connected.unwrap_or_else(|died| Err(Trouble::NotReached(format!("connecting: {died}"))))
+    }
+}
+
+impl Inner {
+    async fn connect(&self) -> Result<Arc<Connection>, Trouble> {
         let asked = Instant::now();
         let mut failed = self.failed.lock().await;
         if let Some(connection) = self.slot.0.load_full() {

@@ -74,6 +74,8 @@ pub struct StoredApp {
 pub struct Door {
     /// The app, if the feed lists it.
     pub app: Option<StoredApp>,
+    /// Whether there was a list of apps at that moment: without one nothing can be said about credentials.
+    pub listed: bool,
     /// Seconds for which this address or this app gets no further try; none: go on.
     pub barred: Option<u64>,
 }

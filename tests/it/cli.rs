@@ -332,14 +332,14 @@ async fn what_operators_do() {
         200,
         json!({"locks": [
             {"inventory": "i1", "job_id": JOB, "deployment_id": "app-one", "state": "running", "since": "2023-05-02T13:37:01.000Z",
-             "age_seconds": 125, "fence": 1_683_034_620_000u64, "waiting": ["01GZEC5GJHFKWMK4Z5A1NM9DPG"]},
+             "age_seconds": 125, "fence": 1_683_034_620_000u64, "reason": "its container runs", "waiting": ["01GZEC5GJHFKWMK4Z5A1NM9DPG"]},
             {"inventory": "i2", "waiting": [], "freeze": {"reason": "audit", "by": "ann", "until": "2023-05-02T15:00:00.000Z"}},
         ]}),
     );
     insta::assert_snapshot!(ask(&["locks"]).await.1, @r"
-    inventory  held by                     app      state    for        fence          waiting
-    i1         01GZEC5GJHFKWMK4Z5A1NM9DPF  app-one  running  2 min 5 s  1683034620000  1
-    i2         -                           -        -        -          -              0
+    inventory  held by                     app      state    for        fence          waiting  reason
+    i1         01GZEC5GJHFKWMK4Z5A1NM9DPF  app-one  running  2 min 5 s  1683034620000  1        its container runs
+    i2         -                           -        -        -          -              0        -
     i1: waiting: 01GZEC5GJHFKWMK4Z5A1NM9DPG
     i2: frozen by ann until 2023-05-02T15:00:00.000Z: audit
     ");

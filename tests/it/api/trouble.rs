@@ -66,3 +66,18 @@ async fn a_job_on_an_engine_that_is_gone_for_good_is_given_up_on_an_operators_wo
     assert_eq!(service.call(Ask::get("/api/v1/locks").token(OPERATOR)).await.json(), json!({"locks": []}));
     service.stop().await;
 }
+
+#[tokio::test]
+async fn readiness_says_when_the_reconciler_comes_to_nothing() {
+    let service = Service::start().await;
+    service.engine.trouble(Faults { silent: true, ..Faults::default() });
+    let said = eventually("readiness says so", async || {
+        let answer = service.call(Ask::get("/readyz")).await;
+        (answer.status == StatusCode::SERVICE_UNAVAILABLE)
+            .then(|| (answer.json(), answer.header("retry-after").to_owned()))
+    })
+    .await;
+    let ready = json!({"ready": false, "redis": "ok", "engine": "ok", "reconciler": "unavailable"});
+    assert_eq!(said, (ready, "2".to_owned()));
+    service.stop().await;
+}

@@ -22,6 +22,20 @@ async fn reached(store: &Store) {
 }
 
 #[tokio::test]
+async fn a_call_that_is_not_polled_holds_up_no_other() {
+    let mut server = RedisServer::start().await;
+    let store = server.store("d1").await;
+    server.kill();
+    assert_not_reached(store.ping().await);
+    server.restart().await;
+    let first = store.ping();
+    let mut first = std::pin::pin!(first);
+    assert!(futures::poll!(&mut first).is_pending());
+    tokio::time::timeout(Duration::from_secs(10), store.ping()).await.expect("an answer").expect("Redis answers");
+    first.await.expect("Redis answers");
+}
+
+#[tokio::test]
 async fn killed_redis_comes_back_with_everything_that_was_acknowledged() {
     let mut server = RedisServer::start().await;
     let store = server.store("d1").await;

@@ -31,6 +31,8 @@ pub(crate) struct Faults {
     pub(crate) removal: bool,
     /// It is another engine, which has none of these containers.
     pub(crate) other: bool,
+    /// It takes questions and answers none.
+    pub(crate) silent: bool,
 }
 
 struct Container {
@@ -179,6 +181,9 @@ impl Engine for Puppet {
     }
 
     async fn list(&self, instance: &Instance) -> Result<Vec<Found>> {
+        if self.faults().silent {
+            std::future::pending::<()>().await;
+        }
         if self.faults().other {
             return Ok(vec![]);
         }

@@ -15,8 +15,14 @@ use tempfile::TempDir;
 /// How long stores keep ended jobs, if nothing else is asked for.
 pub(crate) const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Starts a server, says its process id, and kills it when standard input ends.
-const KEEPER: &str = r#"redis-server "$@" & echo "pid $!"; read -r _; kill -9 $!; wait"#;
+/// Starts a server, says its process id, says when it is gone, and kills it when standard input ends.
+const KEEPER: &str = r#"
+redis-server "$@" & server=$!
+echo "pid $server"
+(while kill -0 $server 2>/dev/null; do sleep 0.2; done; echo "exiting") &
+read -r _
+kill -9 $server
+wait"#;
 
 /// A server. Dropping it kills it.
 pub(crate) struct RedisServer {
@@ -190,11 +196,13 @@ fn run(mut keeper: Command) -> Option<Running> {
     let mut keeper = keeper.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sh");
     let mut said = BufReader::new(keeper.stdout.take().expect("piped"));
     let mut pid = String::new();
+    let mut lines = String::new();
     let ready = loop {
         let mut line = String::new();
         if said.read_line(&mut line).expect("text") == 0 {
             break false;
         }
+        lines.push_str(&line);
         if let Some(number) = line.strip_prefix("pid ") {
             number.trim().clone_into(&mut pid);
         }
@@ -212,6 +220,7 @@ fn run(mut keeper: Command) -> Option<Running> {
         return Some(running);
     }
     running.kill();
+    eprintln!("redis-server did not start:\n{lines}");
     None
 }
 
