@@ -51,6 +51,7 @@ impl Dispatcher {
         if record.state == State::Starting {
             self.parts.store.started(held).await?;
         }
+        watch.catch_up().await?;
         let masker = watch.during(self.masker(held, container)).await??;
         let mut intake = masker.map(|masker| Intake::new(masker, record.output.raw));
         let mut at = record.output;
@@ -245,6 +246,14 @@ impl<'a> Watch<'a> {
     fn heard(&mut self) {
         self.last_heard = Instant::now();
         self.silent = false;
+    }
+
+    /// Acts on what is due already: a following that fails at once, again and again, must not hold up an end.
+    async fn catch_up(&mut self) -> Result<(), Trouble> {
+        while self.alarm() <= Instant::now() {
+            self.act(Event::Alarm).await?;
+        }
+        Ok(())
     }
 
     /// Does something that may take long without letting the job out of sight.
