@@ -8,6 +8,7 @@ mod doctor;
 mod documents;
 mod e2e;
 mod engine;
+mod protocol;
 mod schema;
 mod self_deploy;
 mod serve;
