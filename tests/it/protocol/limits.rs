@@ -1,0 +1,54 @@
+//! Limits of the protocol as it stands: each test shows a way to what it does not hold, and, where one is known, that a remedy
+//! closes it. When the protocol is mended, its test here turns into one of those in the module above.
+
+use super::properties::{NOTICED, ONCE, OVER, SETTLES, TOLD};
+use super::world::Faults;
+use super::{Mended, NONE, ONE_JOB, Protocol, TWO, breaks, holds};
+
+/// An adopter looks (never started), forgets the container; the late start of the one before comes, the container runs and ends
+/// at once; the adopter removes it, for it does not run, and launches again. No engine removes only what was never started.
+#[test]
+fn a_container_that_starts_and_ends_between_look_and_removal_is_run_again() {
+    let protocol = Protocol::new(&ONE_JOB, Faults { hangs: 1, ..NONE });
+    breaks(Protocol { lasting: false, ..protocol }, ONCE);
+}
+
+/// A launch is impossible, its `finish` gets no answer; the next try succeeds; then that `finish` takes effect, under the same
+/// lease: the job is over and its container runs.
+#[test]
+fn a_late_finish_of_a_failed_launch_ends_a_job_that_runs() {
+    let protocol = || Protocol::new(&ONE_JOB, Faults { lost: 1, refusals: 1, intents: 1, ..NONE });
+    breaks(protocol(), OVER);
+    holds(Protocol { mended: Mended { finish_compares: true, ..Mended::default() }, ..protocol() });
+}
+
+/// Two rebuild. One removes a container that was never started, which the other does not list any more; the other's script wins;
+/// nobody has recorded the job.
+#[test]
+fn two_rebuilders_forget_a_job_that_was_confirmed_and_not_started() {
+    let protocol = || Protocol { strict: true, ..Protocol::new(&ONE_JOB, Faults { wipes: 1, ..NONE }) };
+    breaks(protocol(), SETTLES);
+    holds(Protocol { mended: Mended { keep_created: true, ..Mended::default() }, ..protocol() });
+}
+
+/// A job succeeds; Redis comes back empty; the rebuild takes the job up by its ended container, which is removed, because
+/// `runner.keep` has passed, before its exit code is seen again: the job is lost.
+#[test]
+fn a_job_that_has_succeeded_is_lost_if_its_container_goes_while_redis_forgets() {
+    breaks(Protocol::new(&ONE_JOB, Faults { wipes: 1, ..NONE }), TOLD);
+}
+
+/// Redis comes back older by a change that one dispatcher has seen; the other, which had not, makes one: the counter is again
+/// as high as it was.
+#[test]
+fn a_counter_that_has_caught_up_hides_that_redis_is_older() {
+    breaks(Protocol::new(&TWO, Faults { restores: 1, ..NONE }), NOTICED);
+}
+
+/// Redis comes back older and nobody remembers. The job's container has ended and bears its ended name, under which an adopter
+/// does not look.
+#[test]
+fn an_ended_container_is_not_found_by_an_older_record() {
+    let faults = Faults { restores: 1, crashes: 1, ..NONE };
+    breaks(Protocol { dispatchers: 1, ..Protocol::new(&ONE_JOB, faults) }, ONCE);
+}
