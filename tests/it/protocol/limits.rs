@@ -52,3 +52,18 @@ fn an_ended_container_is_not_found_by_an_older_record() {
     let faults = Faults { restores: 1, crashes: 1, ..NONE };
     breaks(Protocol { dispatchers: 1, ..Protocol::new(&ONE_JOB, faults) }, ONCE);
 }
+
+#[test]
+#[ignore = "takes a minute: 1.6 million states"]
+fn at_length_with_the_remedies_two_jobs_are_not_forgotten_when_redis_is() {
+    let mended = Mended { keep_created: true, finish_compares: true };
+    holds(Protocol { mended, strict: true, ..Protocol::new(&TWO, Faults { wipes: 1, ..NONE }) });
+}
+
+#[test]
+#[ignore = "takes minutes: 3.2 million states"]
+fn at_length_with_the_remedies_all_that_befalls_one_job() {
+    let mended = Mended { keep_created: true, finish_compares: true };
+    let faults = Faults { crashes: 1, hangs: 1, lost: 1, refusals: 1, intents: 1, ..NONE };
+    holds(Protocol { mended, ..Protocol::new(&ONE_JOB, faults) });
+}

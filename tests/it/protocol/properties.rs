@@ -79,7 +79,7 @@ impl Protocol {
         sometimes(faults.intents > 0, "a running job is canceled", |_, w| {
             w.job(0).is_some_and(|it| it.state == State::Ended(Outcome::Canceled) && it.exit_code.is_some())
         });
-        let displaces = self.jobs.len() == 3 && self.jobs[1].app == self.jobs[2].app;
+        let displaces = self.jobs.len() == 3 && self.jobs[1] == self.jobs[2];
         sometimes(displaces, "a newer request takes the place of one that waits", |_, w| {
             outcome(w, 1) == Some(Outcome::Superseded) && succeeded(w, 2)
         });
