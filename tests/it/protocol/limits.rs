@@ -54,7 +54,7 @@ fn an_ended_container_is_not_found_by_an_older_record() {
 }
 
 #[test]
-#[ignore = "takes a minute: 1.6 million states"]
+#[ignore = "takes minutes: 4.9 million states"]
 fn at_length_with_the_remedies_two_jobs_are_not_forgotten_when_redis_is() {
     let mended = Mended { keep_created: true, finish_compares: true };
     holds(Protocol { mended, strict: true, ..Protocol::new(&TWO, Faults { wipes: 1, ..NONE }) });

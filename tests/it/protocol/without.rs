@@ -35,7 +35,7 @@ fn the_rename_itself_nothing_breaks() {
 }
 
 /// Redis older, and nobody alive who has seen more: the name is the one fence that is left. As long as Redis is empty or whole,
-/// lock, lease and epoch are enough.
+/// lock, lease and epoch were enough in all that was tried.
 #[test]
 fn the_unique_name() {
     let faults = Faults { restores: 1, crashes: 1, ..NONE };
