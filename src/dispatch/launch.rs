@@ -31,13 +31,15 @@ pub(super) enum Launched {
     Impossible {
         /// The confirmed container.
         container: Option<String>,
+        /// What the job ends with.
+        outcome: Outcome,
         /// Why.
         reason: String,
     },
 }
 
 fn impossible(reason: impl std::fmt::Display) -> Result<Launched, Trouble> {
-    Ok(Launched::Impossible { container: None, reason: reason.to_string() })
+    Ok(Launched::Impossible { container: None, outcome: Outcome::Failed, reason: reason.to_string() })
 }
 
 impl Dispatcher {
@@ -77,7 +79,10 @@ impl Dispatcher {
 
     async fn create_confirm_start(&self, held: &Held, record: &Record) -> Result<Launched, Trouble> {
         let (engine, runner) = (&self.parts.engine, &self.parts.runner);
-        let sealed = self.parts.store.sealed(held.job()).await?.unwrap_or_default();
+        let Some(sealed) = self.parts.store.sealed(held.job()).await? else {
+            let reason = "Redis lost its memory before the container was started, and with it the job's variables";
+            return Ok(Launched::Impossible { container: None, outcome: Outcome::Lost, reason: reason.to_owned() });
+        };
         let Some(secrets) = self.parts.pepper.open(held.job(), &sealed) else {
             return impossible(
                 "the job's variables could not be read (was the pepper changed?); ask for the deployment again",
@@ -124,7 +129,10 @@ impl Dispatcher {
             Ok(()) => {}
             Err(EngineError::NoContainer { .. }) => return Ok(Launched::LookAgain),
             Err(error) if error.is_transient() => return Err(error.into()),
-            Err(error) => return Ok(Launched::Impossible { container: Some(container), reason: error.to_string() }),
+            Err(error) => {
+                let (container, reason) = (Some(container), error.to_string());
+                return Ok(Launched::Impossible { container, outcome: Outcome::Failed, reason });
+            }
         }
         self.parts.store.started(held).await?;
         Ok(Launched::Shown(Evidence::Own { container, phase: Phase::Running }))
@@ -135,6 +143,7 @@ impl Dispatcher {
         &self,
         held: &Held,
         confirmed: Option<&str>,
+        outcome: Outcome,
         reason: &str,
     ) -> Result<Option<Held>, Trouble> {
         tracing::warn!(job.id = %held.job(), reason, "the job cannot be started");
@@ -143,8 +152,10 @@ impl Dispatcher {
             self.parts.engine.remove(container).await?;
         }
         let intent = self.own_record(held).await?.intent;
-        let outcome = intent.map_or(Outcome::Failed, Intent::outcome);
-        self.settle(held, outcome, Some(reason)).await
+        let outcome = intent.map_or(outcome, Intent::outcome);
+        let next = self.parts.store.finish_unlaunched(held, outcome, reason).await?;
+        self.note_end(held, outcome);
+        Ok(next)
     }
 
     fn spec(&self, held: &Held, record: &Record, template: &[String]) -> Spec {

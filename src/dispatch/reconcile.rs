@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::supervise::Trouble;
 use super::{Dispatcher, PASS};
 use crate::clock;
-use crate::engine::{EngineError, Found, container_name, ended_name};
+use crate::engine::{Found, container_name, ended_name};
 use crate::model::ids::JobId;
 use crate::model::job::{Record, State};
 use crate::model::settle::Phase;
@@ -99,8 +99,11 @@ impl Dispatcher {
         }
         match self.parts.store.record(labels.job).await {
             Ok(Some(record)) => self.tidy(container, &record).await?,
-            // Its job was settled before it got this name, and kept for as long as jobs are.
-            Ok(None) if container.name == ended && matches!(container.phase, Phase::Ended { .. }) => {
+            // Its job was kept for as long as jobs are.
+            Ok(None)
+                if matches!(container.phase, Phase::Ended { .. })
+                    && self.parts.store.may_have_forgotten(labels.job) =>
+            {
                 self.parts.engine.remove(&container.container).await?;
             }
             Ok(None) => {
@@ -124,10 +127,7 @@ impl Dispatcher {
     /// Makes a record anew, if that is for this dispatcher to do.
     async fn mend(&self, job: JobId, container: Option<&Found>, engine_id: &str) -> Result<(), Trouble> {
         let Some(damage) = self.parts.store.damage(engine_id, job).await? else { return Ok(()) };
-        let rescued = match container {
-            Some(container) => self.rescue(container.clone()).await?,
-            None => None,
-        };
+        let rescued = container.and_then(|container| self.rescue(container));
         if self.parts.store.mend(engine_id, &damage, rescued.as_ref()).await? {
             tracing::warn!(job.id = %job, container = rescued.and_then(|it| it.container), "the job's record was made anew");
         }
@@ -188,10 +188,12 @@ impl Dispatcher {
     /// Replaces what Redis believes by what the engine shows. The next pass adopts what runs.
     async fn rebuild(self: &Arc<Self>, epoch: Option<&str>, engine_id: &str) -> Result<(), Trouble> {
         tracing::warn!(?epoch, "Redis came back empty or older; its state is rebuilt from the engine");
-        let mut rescued = Vec::new();
-        for container in self.parts.engine.list(&self.parts.instance).await? {
-            rescued.extend(self.rescue(container).await?);
-        }
+        let found = self.parts.engine.list(&self.parts.instance).await?;
+        // A job may have two: what was never started says nothing about it if the other was.
+        let job_of = |container: &Found| container.labels.as_ref().map(|labels| labels.job);
+        let ran: HashSet<_> = found.iter().filter(|it| it.phase != Phase::Created).filter_map(job_of).collect();
+        let counts = |it: &&Found| it.phase != Phase::Created || job_of(it).is_none_or(|job| !ran.contains(&job));
+        let rescued: Vec<_> = found.iter().filter(counts).filter_map(|container| self.rescue(container)).collect();
         if self.parts.store.rebuild(epoch, &clock::draw_name(), engine_id, &rescued).await? {
             tracing::warn!(rescued = rescued.len(), "the state of Redis was rebuilt");
             self.stand(|standing| standing.rebuilt += 1);
@@ -201,25 +203,19 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// What a container says about its job. One that was never started is removed.
-    async fn rescue(&self, container: Found) -> Result<Option<Rescued>, Trouble> {
-        let Some(labels) = container.labels else { return Ok(None) };
-        let never_started = container.phase == Phase::Created
-            && match self.parts.engine.remove(&container.container).await {
-                Ok(()) => true,
-                Err(error @ EngineError::NotReached { .. }) => return Err(error.into()),
-                // It was started in between, or cannot be removed: its supervisor sees to it.
-                Err(_) => false,
-            };
+    /// What a container says about its job. Nothing is removed here, not even what was never started: should this rebuild not be the
+    /// one that counts, nobody would know of it. Its supervisor sees to it.
+    fn rescue(&self, container: &Found) -> Option<Rescued> {
+        let labels = container.labels.clone()?;
         let ended = ended_name(&self.parts.instance, &labels.inventory, labels.job);
-        Ok(Some(Rescued {
+        Some(Rescued {
             job: labels.job,
+            holds: container.name != ended,
             deployment_id: labels.deployment_id,
             inventory: labels.inventory,
             action: labels.action,
             fence: labels.fence,
-            holds: !never_started && container.name != ended,
-            container: (!never_started).then_some(container.container),
-        }))
+            container: Some(container.container.clone()),
+        })
     }
 }

@@ -124,8 +124,8 @@ impl Dispatcher {
                 Step::Launch => match self.launch(held, &record).await? {
                     Launched::Shown(evidence) => assumed = Some(evidence),
                     Launched::LookAgain => {}
-                    Launched::Impossible { container, reason } => {
-                        return self.fail(held, container.as_deref(), &reason).await;
+                    Launched::Impossible { container, outcome, reason } => {
+                        return self.fail(held, container.as_deref(), outcome, &reason).await;
                     }
                 },
                 Step::Discard { container } => self.discard(held, &container).await?,
@@ -181,7 +181,12 @@ impl Dispatcher {
         }
         let name = container_name(&self.parts.instance, &record.inventory);
         let Some(found) = self.parts.engine.inspect(&name).await? else {
-            return Ok(Evidence::Absent);
+            // Redis may be older than its end.
+            let ended = ended_name(&self.parts.instance, &record.inventory, record.id);
+            return Ok(match self.parts.engine.inspect(&ended).await? {
+                Some(found) => Evidence::Own { container: found.container, phase: found.phase },
+                None => Evidence::Absent,
+            });
         };
         let Some(labels) = found.labels else {
             tracing::error!(container = %found.container, name, "a container that is not Lockstep's bears an inventory's name; remove it");
@@ -213,6 +218,10 @@ impl Dispatcher {
     /// past is told so by it, before it removes what is another's.
     async fn discard(&self, held: &Held, container: &str) -> Result<(), Trouble> {
         self.parts.store.unconfirm(held, container).await?;
+        // No engine removes only what was never started, so it is looked at as late as can be.
+        if self.parts.engine.inspect(container).await?.is_some_and(|found| found.phase != Phase::Created) {
+            return Ok(());
+        }
         match self.parts.engine.remove(container).await {
             // It was started meanwhile: the next look says so.
             Ok(()) | Err(EngineError::Refused { .. }) => Ok(()),
@@ -244,24 +253,17 @@ impl Dispatcher {
             self.parts.engine.rename(container, &name).await?;
         }
         self.complete_output(held, record).await?;
-        let next = self.settle(held, outcome, reason).await?;
+        let next = self.parts.store.finish(held, outcome, reason).await?;
+        self.note_end(held, outcome);
         if let Some(container) = record.container.clone() {
-            self.remove_later(container);
+            self.remove_later(held.job(), container);
         }
         Ok(next)
     }
 
-    /// The last step of every end. Returns the next holder of the lock.
-    pub(super) async fn settle(
-        &self,
-        held: &Held,
-        outcome: Outcome,
-        reason: Option<&str>,
-    ) -> Result<Option<Held>, Trouble> {
-        let next = self.parts.store.finish(held, outcome, reason).await?;
+    pub(super) fn note_end(&self, held: &Held, outcome: Outcome) {
         self.parts.metrics.job_ended(outcome);
-        tracing::info!(job.id = %held.job(), inventory = %held.inventory(), %outcome, reason, "job ended");
-        Ok(next)
+        tracing::info!(job.id = %held.job(), inventory = %held.inventory(), %outcome, "job ended");
     }
 
     /// Moves what the ring kept behind the head.
@@ -286,14 +288,19 @@ impl Dispatcher {
         }
     }
 
-    /// Removes an ended container once `runner.keep` has passed. The reconciler does it if this process does not.
-    fn remove_later(self: &Arc<Self>, container: String) {
+    /// Removes an ended container once `runner.keep` has passed, if the job's outcome is recorded still: a Redis that has lost its
+    /// memory needs the evidence once more. The reconciler does it if this process does not.
+    fn remove_later(self: &Arc<Self>, job: JobId, container: String) {
         let this = self.clone();
         self.tasks.spawn(async move {
-            let keep = tokio::time::sleep(this.parts.runner.keep);
-            if this.stop.run_until_cancelled(keep).await.is_some()
-                && let Err(error) = this.parts.engine.remove(&container).await
-            {
+            let removing = async {
+                tokio::time::sleep(this.parts.runner.keep).await;
+                if this.parts.store.record(job).await?.is_some_and(|record| record.state.is_ended()) {
+                    this.parts.engine.remove(&container).await?;
+                }
+                Ok::<_, Trouble>(())
+            };
+            if let Some(Err(error)) = this.stop.run_until_cancelled(removing).await {
                 tracing::warn!(container, %error, "an ended container could not be removed; the reconciler tries again");
             }
         });

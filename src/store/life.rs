@@ -96,8 +96,24 @@ impl Store {
     /// Step 3 of the end, one script: sets the outcome (once), drops the ring, frees the lock or hands it to the next in the queue
     /// (unless frozen), starts the retention. Returns the next holder, which the caller supervises. Repeating is harmless.
     pub async fn finish(&self, held: &Held, outcome: Outcome, reason: Option<&str>) -> Result<Option<Held>> {
+        self.set_outcome(held, outcome, reason, false).await
+    }
+
+    /// As `finish`, for a job that could not be launched: `Stale` if a container is recorded. For a call whose reply is lost may take
+    /// effect late, when another try has succeeded.
+    pub async fn finish_unlaunched(&self, held: &Held, outcome: Outcome, reason: &str) -> Result<Option<Held>> {
+        self.set_outcome(held, outcome, Some(reason), true).await
+    }
+
+    async fn set_outcome(
+        &self,
+        held: &Held,
+        outcome: Outcome,
+        reason: Option<&str>,
+        unlaunched: bool,
+    ) -> Result<Option<Held>> {
         let reply = self.write(&scripts::FINISH, held, |call| {
-            call.arg(outcome.word()).arg(reason.unwrap_or_default()).arg(self.retention_ms());
+            call.arg(outcome.word()).arg(reason.unwrap_or_default()).arg(self.retention_ms()).arg(u8::from(unlaunched));
         });
         self::held(reply.await?, Some(held.inventory()))
     }

@@ -108,8 +108,12 @@ impl Store {
     /// was known here before the job was accepted, or that is so long ago that the job has been forgotten in good order.
     pub fn spans(&self, job: JobId) -> bool {
         let known_since = self.known().map_or(u64::MAX, |known| known.since_ms);
-        let forgotten = clock::wall_ms().saturating_sub(self.retention_ms());
-        job.ms() > known_since || job.ms() < forgotten
+        job.ms() > known_since || self.may_have_forgotten(job)
+    }
+
+    /// Whether a job is older than ended jobs are kept.
+    pub fn may_have_forgotten(&self, job: JobId) -> bool {
+        job.ms() < clock::wall_ms().saturating_sub(self.retention_ms())
     }
 
     /// The memory known here, as `rebuild` takes it in `found`: with the count of its changes, so that a rebuild which was decided

@@ -183,7 +183,7 @@ pub struct Rescued {
     pub action: Action,
     /// Its fence.
     pub fence: Fence,
-    /// The container; none: it was never started and has been removed, so the job is `lost`.
+    /// The container; none: the engine has none of this job, which is `lost`.
     pub container: Option<String>,
     /// Whether it bears the inventory's name still, and so holds the lock.
     pub holds: bool,

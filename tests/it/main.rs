@@ -9,6 +9,7 @@ mod documents;
 mod e2e;
 mod engine;
 mod faults;
+mod protocol;
 mod schema;
 mod self_deploy;
 mod serve;

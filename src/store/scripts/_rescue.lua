@@ -3,8 +3,7 @@
 -- Invariant: the lease of a job that is made anew is above every lease that it had in any memory: the counter is, because it starts
 -- above all of them and is raised with each. Whoever supervised the job before is stale.
 
--- Eight arguments of a rescued job from the i-th on: job, app, inventory, action, fence, container or '' (never started, or there is
--- none), '1' if the container bears the inventory's name, when its id was drawn. Its sealed secrets lie in the container.
+-- Eight arguments of a rescued job from the i-th on: job, app, inventory, action, fence, container or '' (there is none), '1' if the container bears the inventory's name, when its id was drawn. Its sealed secrets lie in the container.
 local function rescued_at(i)
   return {
     job = arg(i), app = arg(i + 1), inventory = arg(i + 2), action = arg(i + 3), fence = arg(i + 4),

@@ -1,6 +1,6 @@
 -- Step 3 of the end: sets the outcome, frees the lock or hands it to the next, starts the retention.
 --
--- arg 1 job, 2 lease, 3 outcome, 4 reason or '', 5 retention in ms
+-- arg 1 job, 2 lease, 3 outcome, 4 reason or '', 5 retention in ms, 6 '1': only if no container is recorded
 -- replies  HELD job fence lease   the next holder of the lock, under the caller's supervision
 --          NONE                   nobody waits, or the inventory is frozen, or the lock was not this job's
 --
@@ -8,7 +8,7 @@
 -- nothing; a next holder of whom the caller did not hear is adopted.
 
 local job, lease, outcome, reason, retention = arg(1), arg(2), arg(3), arg(4), arg(5)
-local it = fields(job, 'lease', 'state', 'inventory', 'deployment_id', 'reason')
+local it = fields(job, 'lease', 'state', 'inventory', 'deployment_id', 'reason', 'container')
 if it[1] ~= lease then
   return stale('another supervisor has taken over, or the job is not known')
 end
@@ -16,6 +16,8 @@ local inventory, app = it[3], it[4]
 
 if not LIVE[it[2]] then
   return reply('NONE')
+elseif arg(6) == '1' and it[6] then
+  return stale('the job has been launched')
 end
 
 -- What was recorded with an intent says more about its outcome than what is seen at the end; of any other outcome, less.

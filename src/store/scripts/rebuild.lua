@@ -27,16 +27,12 @@ local clock = redis.call('TIME')
 counter = math.max(counter, tonumber(ARGV[2]), clock[1] * 1000000 + clock[2])
 raise()
 
-local rescued, started, never_started = {}, {}, {}
+local rescued, found_jobs = {}, {}
 local i = 4
 while arg(i) do
   local it = rescued_at(i)
-  if it.container == '' then
-    never_started[#never_started + 1] = it
-  else
-    rescued[it.job] = true
-    started[#started + 1] = it
-  end
+  rescued[it.job] = true
+  found_jobs[#found_jobs + 1] = it
   local last = tonumber(redis.call('HGET', key('fences'), it.inventory) or '0') or 0
   if tonumber(it.fence) > last then
     redis.call('HSET', key('fences'), it.inventory, it.fence)
@@ -44,19 +40,9 @@ while arg(i) do
   i = i + 8
 end
 
-for _, it in ipairs(never_started) do
-  local state = fields(it.job, 'state')[1]
-  if not rescued[it.job] and (LIVE[state] or not state) then
-    if not state then
-      create(it)
-    end
-    lose(it.job, 'its container was never started; Redis had lost its memory', retention)
-  end
-end
-
 -- Who may hold a lock after this.
 local keeps, claims = {}, {}
-for _, it in ipairs(started) do
+for _, it in ipairs(found_jobs) do
   local was = fields(it.job, 'state', 'lease', 'locked_ms', 'started_ms')
   if LIVE[was[1]] or not was[1] then
     if not was[1] then
