@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A self-signed certificate for this host in certs/. It is no CA: clients and runner containers trust it itself.
-# One that is there and good for another week is left alone, unless FORCE=1.
+# One that is there and good for another week, or was not made here, is left alone, unless FORCE=1.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -11,6 +11,16 @@ have openssl || die "openssl is not installed" "Run: make setup"
 if [ "${FORCE:-}" != 1 ] && [ -s "$crt" ] && [ -s "$key" ] && openssl x509 -in "$crt" -noout -checkend 604800 >/dev/null; then
   say "certs/certificate.crt is there and good until $(openssl x509 -in "$crt" -noout -enddate | cut -d= -f2) (FORCE=1 makes a new one)"
   exit 0
+fi
+
+# Only what was made here is replaced: a certificate of the operator's own, with its key, is not ours to throw away.
+if [ "${FORCE:-}" != 1 ] && [ -s "$crt" ] && [ -s "$key" ]; then
+  subject=$(openssl x509 -in "$crt" -noout -subject -nameopt RFC2253 2>/dev/null || true)
+  issuer=$(openssl x509 -in "$crt" -noout -issuer -nameopt RFC2253 2>/dev/null || true)
+  if [ "$subject" != subject=CN=lockstep ] || [ "$issuer" != issuer=CN=lockstep ]; then
+    warn "certs/certificate.crt ends within a week or has ended, and was not made here: renew it (FORCE=1 replaces it by a self-signed one)"
+    exit 0
+  fi
 fi
 
 umask 077

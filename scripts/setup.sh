@@ -39,6 +39,9 @@ install_packages() {
     printf '#!/bin/sh\nexit 101\n' >"$policy"
     chmod 755 "$policy"
     made=1
+    # Left behind, it would keep every package from starting its service.
+    # shellcheck disable=SC2064 # the path as it is now
+    trap "rm -f '$policy'" EXIT
   fi
   # shellcheck disable=SC2086 # a list of words
   step "Install $(tr '\n' ' ' <<<"$missing")" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing

@@ -16,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, header};
 
 use super::credentials::{Given, Holder, given};
 use super::error::{ApiError, Wanted};
@@ -233,6 +234,12 @@ impl FromRequestParts<Shared> for Caller {
     }
 }
 
+/// Whether a page in a browser has sent it: one from anywhere could use the right that its reader's machine has by its network.
+fn sent_by_a_page(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    headers.contains_key(header::ORIGIN) || site.is_some_and(|site| site != b"none")
+}
+
 /// Who may read and replace the list of apps.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Feeder {
@@ -248,7 +255,11 @@ impl Feeder {
     pub(super) async fn find(parts: &Parts, api: &Api, by_network: bool) -> Result<Self, ApiError> {
         let from = peer(parts)?;
         match given(&parts.headers) {
-            Given::Nothing if by_network && api.feed_networks.iter().any(|network| network.contains(from)) => {
+            Given::Nothing
+                if by_network
+                    && !sent_by_a_page(&parts.headers)
+                    && api.feed_networks.iter().any(|network| network.contains(from)) =>
+            {
                 Ok(Self::Peer(from))
             }
             Given::Nothing => Err(ApiError::Unauthorized(Wanted::Feed)),

@@ -73,6 +73,7 @@ fn describe(job: &Job, colour: bool) -> Vec<String> {
 /// `logs`
 pub(super) async fn logs(args: Logs, http: Arc<Http>, screen: &mut Screen) -> Result<Exit, Fault> {
     let mut signals = Signals::listen();
+    screen.shield();
     let until = if args.follow { Until::End } else { Until::Now };
     let mut watch = Watch { http: &http, job: args.of.job, screen, signals: &mut signals, standing: String::new() };
     let left = watch.run(Show::Output, until, None).await;

@@ -132,7 +132,11 @@ fn phase(state: &ContainerState) -> Option<Phase> {
         Status::CREATED => Phase::Created,
         Status::RUNNING | Status::PAUSED | Status::RESTARTING | Status::STOPPING => Phase::Running,
         Status::EXITED => Phase::Ended { exit_code: state.exit_code? },
-        Status::REMOVING | Status::DEAD => Phase::Dying,
+        Status::REMOVING => Phase::Dying,
+        // Its removal broke off, with the engine's process for instance, and nobody goes on with it: it cannot run any more, and is
+        // what it was before.
+        Status::DEAD if state.started_at.as_deref().is_none_or(|at| at.starts_with("0001-")) => Phase::Created,
+        Status::DEAD => Phase::Ended { exit_code: state.exit_code? },
         Status::EMPTY => return None,
     })
 }
@@ -143,8 +147,8 @@ pub(super) fn listed(shown: &ContainerSummary) -> Option<Found> {
     let phase = match shown.state? {
         Status::CREATED => Phase::Created,
         Status::RUNNING | Status::PAUSED | Status::RESTARTING | Status::STOPPING => Phase::Running,
-        Status::REMOVING | Status::DEAD => Phase::Dying,
-        Status::EXITED | Status::EMPTY => return None,
+        Status::REMOVING => Phase::Dying,
+        Status::EXITED | Status::DEAD | Status::EMPTY => return None,
     };
     // Links from other containers are listed as names with two slashes.
     let name =
@@ -194,10 +198,18 @@ mod tests {
             (Status::RESTARTING, Some(1), Some(Phase::Running)),
             (Status::EXITED, Some(3), Some(Phase::Ended { exit_code: 3 })),
             (Status::EXITED, None, None),
-            (Status::DEAD, Some(0), Some(Phase::Dying)),
+            (Status::DEAD, Some(0), Some(Phase::Created)),
             (Status::REMOVING, Some(0), Some(Phase::Dying)),
         ] {
             assert_eq!(phase(&state(status, exit_code)), expected, "{status}");
+        }
+        for (started, expected) in [
+            ("0001-01-01T00:00:00Z", Phase::Created),
+            ("2026-11-21T04:53:00.40090496Z", Phase::Ended { exit_code: 137 }),
+        ] {
+            let started_at = Some(started.to_owned());
+            let dead = ContainerState { started_at, ..state(Status::DEAD, Some(137)) };
+            assert_eq!(phase(&dead), Some(expected), "a removal that broke off");
         }
     }
 }

@@ -165,6 +165,19 @@ async fn what_is_not_of_the_right_form_is_4xx_in_the_same_form() {
 }
 
 #[tokio::test]
+async fn a_page_in_a_browser_does_not_use_the_right_of_its_readers_network() {
+    let service = Service::start().await;
+    for (name, value) in [("origin", "https://elsewhere.example"), ("sec-fetch-site", "cross-site")] {
+        let ask = Ask::post("/set-available-apps/?force=true").header(name, value).body("[]");
+        let answer = service.call(ask).await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["status"]), (200, &json!("error")), "{answer:?}");
+    }
+    let typed = Ask::get("/get-available-apps/").header("sec-fetch-site", "none");
+    assert_eq!(service.call(typed).await.json()["inventory"].as_array().map(Vec::len), Some(3));
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn the_list_of_apps_is_taken_whole_from_who_may_give_it() {
     let service = Service::empty(FinalStatus::Finished).await;
     // Nothing can be said about credentials while there is no list, and asking is not held against anybody.
