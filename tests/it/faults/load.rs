@@ -25,12 +25,19 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// What a client knows of a deployment that was accepted.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
-    /// When it was accepted, and when its end (or that it is not known any more) was seen.
-    pub(super) accepted: Instant,
+    /// When it was asked for, and when its end (or that it is not known any more) was seen.
+    pub(super) asked: Instant,
     pub(super) settled: Option<Instant>,
     pub(super) end: End,
     /// What differed between its output and the engine's log.
     pub(super) output: Option<String>,
+}
+
+impl Seen {
+    /// When its end was seen, or now.
+    pub(super) fn settled(&self) -> Instant {
+        self.settled.unwrap_or_else(Instant::now)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,7 +134,7 @@ impl Load {
                     // An answer that breaks off is an unknown one; this client has no key to ask again under.
                     let Ok(answer) = answer.json::<Value>().await else { return };
                     let Some(job) = answer["job_id"].as_str() else { return };
-                    return self.follow(app, job.to_owned(), which).await;
+                    return self.follow(app, job.to_owned(), since, which).await;
                 }
                 Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => self.fed(answer).await,
                 Ok(answer) => panic!("/app-deploy/ answered {}", answer.status()),
@@ -152,7 +159,7 @@ impl Load {
                 Ok(answer) if answer.status() == StatusCode::ACCEPTED => {
                     if let Ok(answer) = answer.json::<Value>().await {
                         let job = answer["job_id"].as_str().expect("an id").to_owned();
-                        return self.follow(app, job, which).await;
+                        return self.follow(app, job, since, which).await;
                     }
                 }
                 Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => self.fed(answer).await,
@@ -173,8 +180,8 @@ impl Load {
     }
 
     /// Follows a job to its end, and compares its output with what the engine has.
-    async fn follow(&self, app: &str, job: String, mut which: usize) {
-        let new = Seen { accepted: Instant::now(), settled: None, end: End::None, output: None };
+    async fn follow(&self, app: &str, job: String, asked: Instant, mut which: usize) {
+        let new = Seen { asked, settled: None, end: End::None, output: None };
         if self.seen().insert(job.clone(), new).is_some() {
             self.twice.lock().unwrap_or_else(PoisonError::into_inner).push(job.clone());
         }

@@ -86,6 +86,13 @@ pub(super) struct Strikes {
     pub(super) engine_away: Vec<(Instant, Instant)>,
 }
 
+impl Strikes {
+    /// Whether the engine was killed and started in this time.
+    pub(super) fn engine_was_away_from(&self, begin: Instant, end: Instant) -> bool {
+        self.engine_away.iter().any(|(from, to)| *from <= end && begin <= *to)
+    }
+}
+
 /// Strikes of one kind.
 #[derive(Debug, Default)]
 pub(super) struct Count {
