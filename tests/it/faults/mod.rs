@@ -11,7 +11,7 @@
 //! * The *observer* compares those marks with what clients were told, and the output with the engine's own log.
 //! * The seed is printed: it decides which faults strike, when, and what the jobs do. What is struck in mid-job is chance all the same.
 //!
-//! The short run is a test like any other, in which every kind of fault strikes once. `make faults` sets `FAULTS_DEPLOYMENTS` and
+//! The short run is a test like any other, in which every kind of fault strikes once, but for the engine's death. `make faults` sets `FAULTS_DEPLOYMENTS` and
 //! `FAULTS_STRIKES`, the least of both, for the long one, whose table stands in `docs/faults.md`; `FAULTS_SEED` repeats one.
 
 mod engine;

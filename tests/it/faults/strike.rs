@@ -52,6 +52,11 @@ impl Fault {
         F::AllKilled,
     ];
 
+    /// Whether it kills the engine.
+    fn kills_engine(self) -> bool {
+        matches!(self, F::EngineKilled | F::EngineKilledLiveRestore | F::AllKilled)
+    }
+
     /// Its line in the table.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -115,16 +120,19 @@ impl Striker {
     }
 
     /// Strikes on and on, every kind in turn in an order of chance, until it was done so often, all deployments have been asked for
-    /// and every kind has struck.
+    /// and every kind has struck. The short run (`least` is 0) leaves the engine alive: Docker 20.10, killed in the middle of a start,
+    /// now and then refuses to start anything under that name afterwards, or denies that it has started it; see `docs/faults.md`.
     pub(super) async fn strike(&mut self, least: u64) -> Strikes {
+        let mut kinds = Fault::ALL.to_vec();
+        kinds.retain(|fault| least > 0 || !fault.kills_engine());
         let mut strikes = 0;
         loop {
-            let mut turn = Fault::ALL.to_vec();
+            let mut turn = kinds.clone();
             while !turn.is_empty() {
                 let at = usize::try_from(self.chance.below(turn.len() as u64)).expect("small");
                 self.strike_once(turn.swap_remove(at)).await;
                 strikes += 1;
-                let enough = strikes >= least && self.strikes.counts.len() == Fault::ALL.len();
+                let enough = strikes >= least && self.strikes.counts.len() == kinds.len();
                 if self.load.has_asked_for_all() && enough {
                     self.load.enough();
                     return std::mem::take(&mut self.strikes);
