@@ -210,7 +210,7 @@ impl Load {
             tokio::time::sleep(PACE).await;
         };
         let output = match &end {
-            End::Outcome(..) => self.compare(&job).await,
+            End::Outcome(_, exit_code) => self.compare(&job, exit_code.is_some()).await,
             End::None | End::Unknown => None,
         };
         let mut seen = self.seen();
@@ -220,7 +220,7 @@ impl Load {
 
     /// What is wrong with a job's output, by the engine's log. A job without a container must have none; one whose record was wiped
     /// since is not asked about.
-    async fn compare(&self, job: &str) -> Option<String> {
+    async fn compare(&self, job: &str, ended: bool) -> Option<String> {
         let since = Instant::now();
         let told = loop {
             // Ended containers are kept for a while; an engine that is away is waited for.
@@ -228,7 +228,10 @@ impl Load {
             let listed = self.here.engine.docker(&["ps", "-aq", "--filter", &filter]);
             if listed.status.success() {
                 let id = String::from_utf8_lossy(&listed.stdout).trim().to_owned();
-                if id.is_empty() {
+                if id.is_empty() && ended {
+                    // It has been removed meanwhile: there is nothing to compare with.
+                    return None;
+                } else if id.is_empty() {
                     break Vec::new();
                 }
                 let log = self.here.engine.docker(&["logs", &id]);
