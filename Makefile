@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help setup run demo insight test test-ansible lint bench faults generate-selfsigned-cert stop
+.PHONY: help setup run demo doctor insight test test-ansible lint bench faults generate-selfsigned-cert stop
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 28
@@ -16,6 +16,9 @@ run: ## the service, ready to use at https://localhost
 
 demo: ## run, plus a real deployment of app-one by Ansible over SSH
 	@scripts/demo.sh
+
+doctor: ## checks what the service stands on: configuration, certificate, Redis, engine, image
+	@. scripts/lib.sh; compose run --rm --no-deps dispatcher doctor
 
 insight: ## RedisInsight at http://localhost:8001 (its image comes from a registry)
 	@scripts/run.sh insight

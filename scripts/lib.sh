@@ -7,7 +7,8 @@ LOG_DIR=$ROOT/.demo/log
 # Every image and network made here carries this label, so that `make stop` finds its own and nothing else.
 # shellcheck disable=SC2034 # used by those who source this
 LABEL=lockstep.project=lockstep
-# The same whatever the folder is called; as a variable, because compose 1.29 knows no `name` in the file.
+# The same whatever the folder is called; as a variable, because compose 1.29 knows no `name` in the file. It stands in `.env`
+# too, for whoever calls compose by hand.
 export COMPOSE_PROJECT_NAME=lockstep
 # BuildKit is used where the CLI has it; the CLI's notice that it has not is of no use to anybody.
 export BUILDKIT_PROGRESS=plain

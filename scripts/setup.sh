@@ -27,6 +27,8 @@ install_packages() {
     package python3 python3
     python3 -c 'import ensurepip' 2>/dev/null || printf '%s\n' python3-venv
     package gcc gcc libc6-dev
+    # Where the kernel has it, the engine wants its profiles loaded, and starts no container without.
+    [ "$(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)" != Y ] || package apparmor_parser apparmor
     docker compose version >/dev/null 2>&1 || package docker-compose docker-compose
   )
   [ -z "$missing" ] && return
@@ -177,6 +179,11 @@ make_keys() {
   if is_root; then chown -R 10001 "$ssh"; fi
 }
 
+# What compose needs to know, whoever calls it: by hand, or the role `dispatcher`. The environment goes before it.
+make_compose_settings() {
+  [ -e "$ROOT/.env" ] || printf '%s\n' "COMPOSE_PROJECT_NAME=$COMPOSE_PROJECT_NAME" "LOCKSTEP_SSH_DIR=$ROOT/.demo/ssh" >"$ROOT/.env"
+}
+
 # What only tests need.
 install_test_tools() {
   local venv=$ROOT/.tools/schemathesis
@@ -194,4 +201,5 @@ build_images
 "$ROOT/scripts/certificate.sh" >/dev/null
 make_secrets
 make_keys
+make_compose_settings
 if [ "${1:-}" = tests ]; then install_test_tools; fi

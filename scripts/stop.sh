@@ -4,6 +4,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 cd "$ROOT"
+# It must be set and is not used here.
 export LOCKSTEP_SSH_DIR=${LOCKSTEP_SSH_DIR:-$ROOT/.demo/ssh}
 docker info >/dev/null 2>&1 || die "no engine answers, so nothing of Lockstep runs"
 options=()

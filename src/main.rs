@@ -260,7 +260,7 @@ async fn run(config: Config, certificate: Arc<api::tls::Certificate>) -> Result<
         runner: config.runner,
         job: config.job,
         public_url: config.public_url,
-        certificate: config.tls.certificate,
+        ca: config.tls.ca,
         feed_at_start: config.feed_at_start,
         metrics: metrics.clone(),
     });

@@ -411,7 +411,7 @@ mod tests {
             ApiError::Store(StoreError::Stale(inside())),
             ApiError::Store(StoreError::Unreadable(inside())),
             ApiError::Engine(EngineError::NotReached { doing: "x", cause: inside() }),
-            ApiError::Engine(EngineError::Refused { doing: "x", cause: inside() }),
+            ApiError::Engine(EngineError::Refused { doing: "x", cause: inside().into() }),
             ApiError::NotReady("shutting down"),
             ApiError::Internal(inside()),
         ];

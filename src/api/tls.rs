@@ -150,7 +150,8 @@ mod tests {
 
     impl Folder {
         fn files(&self) -> Tls {
-            Tls { certificate: self.0.path().join("c.crt"), key: self.0.path().join("c.key") }
+            let at = |name| self.0.path().join(name);
+            Tls { certificate: at("c.crt"), key: at("c.key"), ca: at("c.crt") }
         }
 
         /// Puts a new pair in place, as certificate tools do: beside it, then by rename.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Map, Value};
@@ -24,6 +25,9 @@ use crate::wire::{Job, JobRequest};
 
 /// The largest file that is read, in bytes.
 const FILE_MAX: u64 = 64 * 1024 * 1024;
+
+/// The longest bar of an address or an app that is waited out.
+const BARRED_MAX: Duration = Duration::from_secs(90);
 
 /// Carries the command out.
 pub(super) async fn deploy(args: Deploy, http: Arc<Http>, screen: &mut Screen) -> Result<Exit, Fault> {
@@ -116,8 +120,9 @@ pub(super) async fn persist(
     make: impl Fn() -> RequestBuilder,
 ) -> Result<Answer, Unanswered> {
     let patience = http.patience;
-    let until = Instant::now() + patience.asking;
+    let mut until = Instant::now() + patience.asking;
     let mut sent = false;
+    let mut barred = false;
     let mut attempt = 0;
     loop {
         let error = match tokio::time::timeout_at(until, http.send(make())).await {
@@ -132,6 +137,12 @@ pub(super) async fn persist(
             CallError::Untrusted(_) | CallError::Redirect(_) => false,
         };
         let pause = patience.pause(attempt).max(error.retry_after().unwrap_or_default());
+        // Failed tries of others from the same address: they are waited out once, for however long the dispatcher says.
+        if !barred && matches!(error.problem(), Some((429, _))) && pause <= BARRED_MAX {
+            barred = true;
+            until = until.max(Instant::now() + pause + patience.call);
+            screen.note(&format!("{error}; trying again in {} s", pause.as_secs()));
+        }
         if !error.passes() || Instant::now() + pause >= until {
             return Err(Unanswered { error, sent });
         }

@@ -22,6 +22,9 @@ const SOCKETS: [&str; 5] = [
 /// The longest time between SIGTERM and SIGKILL.
 const STOP_GRACE_MAX: Duration = Duration::from_secs(3600);
 
+/// The shortest retention: what `submit.lua` keeps an `Idempotency-Key` for.
+const RETENTION_MIN: Duration = Duration::from_secs(86_400);
+
 /// Notes every contradiction.
 pub(super) fn check(config: &Config, errors: &mut Vec<String>) {
     job(config, errors);
@@ -50,12 +53,16 @@ fn job(config: &Config, errors: &mut Vec<String>) {
         wrong("job.stop_grace must be at most 1h: a job that is canceled keeps the lock so long");
     }
     if job.output_limit > output::LIMIT_MAX {
-        errors.push(format!("job.output_limit must be at most {}MiB", output::LIMIT_MAX >> 20));
+        wrong(&format!("job.output_limit must be at most {}MiB", output::LIMIT_MAX >> 20));
+    }
+    if job.retention < RETENTION_MIN {
+        wrong(
+            "job.retention must be at least 1d: an Idempotency-Key is good for a day, and names a job that must be known",
+        );
     }
     if job.retention < config.runner.keep {
-        errors.push(
-            "job.retention must not be shorter than runner.keep, so that a container's job is never forgotten before it"
-                .to_owned(),
+        wrong(
+            "job.retention must not be shorter than runner.keep, so that a container's job is never forgotten before it",
         );
     }
 }

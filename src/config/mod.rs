@@ -65,6 +65,8 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// `tls.key`: PEM.
     pub key: PathBuf,
+    /// `tls.ca`, otherwise `tls.certificate`: what runner containers are given to trust.
+    pub ca: PathBuf,
 }
 
 /// `runner`
@@ -178,6 +180,7 @@ fn read(source: &mut Source, docker_host: Option<String>) -> Option<Config> {
     let public_url = source.read("public_url", public_url);
     let certificate = source.text("tls.certificate").map(|(text, _)| PathBuf::from(text));
     let key = source.text("tls.key").map(|(text, _)| PathBuf::from(text));
+    let ca = source.text("tls.ca").map(|(text, _)| PathBuf::from(text)).filter(|path| !path.as_os_str().is_empty());
     let redis_url = read_redis(source);
     source.read("engine.kind", |text| if text == "docker" { Ok(()) } else { Err("must be docker".into()) });
     let engine_host = match source.read("engine.host", |text| engine_host(text).map(str::to_owned)) {
@@ -204,7 +207,7 @@ fn read(source: &mut Source, docker_host: Option<String>) -> Option<Config> {
         instance: instance?,
         listen: listen?,
         public_url: public_url?,
-        tls: Tls { certificate: certificate?, key: key? },
+        tls: Tls { ca: ca.or_else(|| certificate.clone())?, certificate: certificate?, key: key? },
         redis_url: redis_url?,
         engine_host,
         runner: runner?,

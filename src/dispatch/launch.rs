@@ -42,6 +42,12 @@ fn impossible(reason: impl std::fmt::Display) -> Result<Launched, Trouble> {
     Ok(Launched::Impossible { container: None, outcome: Outcome::Failed, reason: reason.to_string() })
 }
 
+/// The engine will not have it. Clients are told what to do about it, the log what the engine said.
+fn refused(container: Option<String>, error: &EngineError) -> Launched {
+    tracing::warn!(%error, "a launch was refused");
+    Launched::Impossible { container, outcome: Outcome::Failed, reason: error.told() }
+}
+
 impl Dispatcher {
     /// Launches, unless the job is to be ended or `job.start_timeout` passes first.
     pub(super) async fn launch(&self, held: &Held, record: &Record) -> Result<Launched, Trouble> {
@@ -91,7 +97,7 @@ impl Dispatcher {
         let digest = match engine.ensure_image(&runner.image, runner.pull, runner.login.as_ref()).await {
             Ok(digest) => digest,
             Err(error) if error.is_transient() => return Err(error.into()),
-            Err(error) => return impossible(error),
+            Err(error) => return Ok(refused(None, &error)),
         };
         let Some(template) = runner.actions.get(&record.action) else {
             return impossible(format!("action {} is not one of runner.actions any more", record.action));
@@ -102,7 +108,7 @@ impl Dispatcher {
             // Whose container it is, is for a later look to say: the engine may show it a little after it has reserved the name.
             Err(EngineError::NameTaken { .. }) => return Ok(Launched::Shown(Evidence::Unknown)),
             Err(error) if error.is_transient() => return Err(error.into()),
-            Err(error) => return impossible(error),
+            Err(error) => return Ok(refused(None, &error)),
         };
         // The engine is asked who it is now, beside the files: it may be another one since the last pass.
         let (put, engine_id) = tokio::join!(engine.put_files(&container, &files), engine.id());
@@ -113,7 +119,7 @@ impl Dispatcher {
             Err(error) if error.is_transient() => return Err(error.into()),
             Err(error) => {
                 engine.remove(&container).await?;
-                return impossible(error);
+                return Ok(refused(None, &error));
             }
         }
         match self.parts.store.confirm(held, &engine_id?, &container, &digest).await {
@@ -130,8 +136,7 @@ impl Dispatcher {
             Err(EngineError::NoContainer { .. }) => return Ok(Launched::LookAgain),
             Err(error) if error.is_transient() => return Err(error.into()),
             Err(error) => {
-                let (container, reason) = (Some(container), error.to_string());
-                return Ok(Launched::Impossible { container, outcome: Outcome::Failed, reason });
+                return Ok(refused(Some(container), &error));
             }
         }
         self.parts.store.started(held).await?;
@@ -205,10 +210,8 @@ impl Dispatcher {
         vars: &serde_json::Map<String, serde_json::Value>,
         sealed: Vec<u8>,
     ) -> Result<Vec<File>, Trouble> {
-        let certificate = &self.parts.certificate;
-        let ca = tokio::fs::read(certificate)
-            .await
-            .map_err(|cause| Trouble::File { what: certificate.display().to_string(), cause })?;
+        let ca = &self.parts.ca;
+        let ca = tokio::fs::read(ca).await.map_err(|cause| Trouble::File { what: ca.display().to_string(), cause })?;
         let token = self.parts.pepper.job_token(held.job()).expose().as_bytes().to_vec();
         let vars = serde_json::to_vec(vars).unwrap_or_else(|_| b"{}".to_vec());
         Ok(vec![

@@ -68,8 +68,8 @@ pub struct Parts {
     pub job: JobConfig,
     /// `public_url`
     pub public_url: String,
-    /// `tls.certificate`, which containers are given to trust.
-    pub certificate: PathBuf,
+    /// `tls.ca`: the file that containers are given to trust.
+    pub ca: PathBuf,
     /// `feed.at_start`
     pub feed_at_start: bool,
     /// Where ended jobs are counted.
@@ -328,7 +328,7 @@ impl Dispatcher {
                         "the lock's holder runs on another engine than the one connected here; if that one is gone for good, force with engine_gone",
                     ));
                 }
-                Evidence::Own { phase: Phase::Created | Phase::Ended { .. }, .. }
+                Evidence::Own { phase: Phase::Created | Phase::Ended { .. } | Phase::Unseen, .. }
                 | Evidence::Absent
                 | Evidence::Foreign { .. }
                 | Evidence::Taken => None,

@@ -170,7 +170,7 @@ impl Dispatcher {
                 tracing::error!(job.id = %record.id, container = %container.container, "a container runs although its job is over; it is left to end by itself");
             }
             Phase::Created => engine.remove(&container.container).await?,
-            Phase::Ended { .. } => {
+            Phase::Ended { .. } | Phase::Unseen => {
                 let name = ended_name(&self.parts.instance, &record.inventory, record.id);
                 if container.name != name {
                     engine.rename(&container.container, &name).await?;

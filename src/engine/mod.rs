@@ -49,20 +49,65 @@ pub enum EngineError {
     NoImage {
         /// The image.
         image: String,
-        /// What the engine or the registry said.
-        cause: String,
+        /// Why.
+        cause: Cause,
     },
     /// The engine refuses, and would again: a command that is not there, a mount that cannot be, a wrong setting.
     #[error("the engine refused to {doing}: {cause}")]
     Refused {
         /// The call.
         doing: &'static str,
-        /// What the engine said.
-        cause: String,
+        /// Why.
+        cause: Cause,
     },
 }
 
+/// Why an engine refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// What it comes to and what to do about it, fit for everybody. Empty: see what was said.
+    pub advice: &'static str,
+    /// The engine's or the registry's own words, for operators: they may name what is on its host.
+    pub said: String,
+}
+
+impl From<String> for Cause {
+    fn from(said: String) -> Self {
+        Self { advice: "", said }
+    }
+}
+
+impl From<&'static str> for Cause {
+    fn from(advice: &'static str) -> Self {
+        Self { advice, said: String::new() }
+    }
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.advice, self.said.as_str()) {
+            ("", said) => f.write_str(said),
+            (advice, "") => f.write_str(advice),
+            (advice, said) => write!(f, "{advice} (the engine says: {said})"),
+        }
+    }
+}
+
 impl EngineError {
+    /// What a client is told: everything but the engine's own words, which are for the log.
+    pub fn told(&self) -> String {
+        let cause = |cause: &Cause| match cause.advice {
+            "" => "why stands in the dispatcher's log",
+            advice => advice,
+        };
+        match self {
+            Self::NotReached { doing, .. } => format!("the engine was not reached while trying to {doing}"),
+            Self::NoImage { image, cause: why } => format!("image {image}: {}", cause(why)),
+            Self::Refused { doing, cause: why } => format!("the engine refused to {doing}: {}", cause(why)),
+            Self::NameTaken { .. } | Self::NoContainer { .. } => self.to_string(),
+        }
+    }
+
     /// Whether trying again may help and nothing is known.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -220,7 +265,7 @@ pub trait Engine: Send + Sync + 'static {
     /// Starts a created container. One that runs or has ended already is left as it is.
     async fn start(&self, container: &str) -> Result<()>;
 
-    /// What there is under a container's id, or under a name. None: this engine has none.
+    /// What there is under a container's id, or under a name. None: this engine has none. `Created` only if it surely never ran.
     async fn inspect(&self, id_or_name: &str) -> Result<Option<Found>>;
 
     /// All containers, in any phase, that are labelled with the instance.

@@ -174,7 +174,8 @@ fn check_entry(value: &Value, actions: &[Action], number: usize, warnings: &mut 
     let vars: BTreeMap<Word, VarRule> = match object.get("vars") {
         None | Some(Value::Null) => BTreeMap::new(),
         Some(vars) => serde_json::from_value(vars.clone())
-            .map_err(|e| format!("vars must map names to {{\"pattern\": …, \"secret\": …}}: {e}"))?,
+            // Not the error's own words: they may repeat a value.
+            .map_err(|_| "vars must map names to {\"pattern\": …, \"secret\": …}")?,
     };
     for (name, rule) in &vars {
         if !super::vars::is_identifier(name) {

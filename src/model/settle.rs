@@ -18,6 +18,8 @@ pub enum Phase {
         /// The exit code.
         exit_code: i64,
     },
+    /// Started by an engine that died before it had noted so: it may have run, and nobody will see an exit code.
+    Unseen,
     /// Being removed or stuck in removal: may neither be used nor counted as gone.
     Dying,
 }
@@ -89,6 +91,8 @@ pub enum Step {
     Leave,
 }
 
+const UNSEEN: &str = "the engine died while it started the container, and cannot say whether it ran";
+
 /// The rule.
 pub fn next_step(record: &Record, evidence: &Evidence) -> Step {
     match record.state {
@@ -114,10 +118,11 @@ pub fn next_step(record: &Record, evidence: &Evidence) -> Step {
         (recorded, Evidence::Own { container, phase }) => match phase {
             Phase::Created => Step::Discard { container: container.clone() },
             Phase::Dying => Step::Wait,
-            Phase::Running | Phase::Ended { .. } => match recorded {
-                Some(_) => Step::Follow,
-                None => Step::Recognize { container: container.clone() },
-            },
+            Phase::Running | Phase::Ended { .. } | Phase::Unseen if recorded.is_none() => {
+                Step::Recognize { container: container.clone() }
+            }
+            Phase::Running | Phase::Ended { .. } => Step::Follow,
+            Phase::Unseen => Step::End { outcome: Outcome::Lost, reason: UNSEEN },
         },
         // A recorded container is looked at by its id, so it is never another's; should it be, nothing is known.
         (Some(_), Evidence::Foreign { .. } | Evidence::Taken) => Step::Wait,
@@ -125,10 +130,12 @@ pub fn next_step(record: &Record, evidence: &Evidence) -> Step {
         (None, Evidence::Foreign { .. } | Evidence::Taken) if record.intent.is_some() => ended_before_start(record),
         (None, Evidence::Taken) => Step::Wait,
         (None, Evidence::Foreign { container, phase, over, .. }) => match (phase, over) {
-            (Phase::Ended { .. }, true) => Step::Clear { container: container.clone() },
+            (Phase::Ended { .. } | Phase::Unseen, true) => Step::Clear { container: container.clone() },
             (Phase::Created, true) => Step::Discard { container: container.clone() },
             // Its own supervisor, or the one that adopts it, will settle it.
-            (Phase::Created | Phase::Ended { .. }, false) | (Phase::Running | Phase::Dying, _) => Step::Wait,
+            (Phase::Created | Phase::Ended { .. } | Phase::Unseen, false) | (Phase::Running | Phase::Dying, _) => {
+                Step::Wait
+            }
         },
     }
 }
@@ -193,11 +200,14 @@ mod tests {
             (&fresh, own(Phase::Created), Step::Discard { container: c() }),
             (&fresh, own(Phase::Running), Step::Recognize { container: c() }),
             (&fresh, own(ENDED), Step::Recognize { container: c() }),
+            (&fresh, own(Phase::Unseen), Step::Recognize { container: c() }),
             (&fresh, own(Phase::Dying), Step::Wait),
             (&fresh, foreign(Phase::Running, true), Step::Wait),
             (&fresh, foreign(Phase::Running, false), Step::Wait),
             (&fresh, foreign(ENDED, false), Step::Wait),
             (&fresh, foreign(ENDED, true), Step::Clear { container: f() }),
+            (&fresh, foreign(Phase::Unseen, true), Step::Clear { container: f() }),
+            (&fresh, foreign(Phase::Unseen, false), Step::Wait),
             (&fresh, foreign(Phase::Created, true), Step::Discard { container: f() }),
             (&fresh, foreign(Phase::Created, false), Step::Wait),
             (&fresh, Evidence::Taken, Step::Wait),
@@ -225,12 +235,14 @@ mod tests {
     }
 
     #[test]
-    fn a_recorded_container_that_is_gone_is_lost_and_never_launched_again() {
+    fn a_recorded_container_that_is_gone_or_was_not_seen_to_run_is_lost_and_never_launched_again() {
         for state in [State::Starting, State::Running, State::Canceling] {
             for intent in [None, Some(Intent::Cancel)] {
                 let record = Record { container: Some("c".into()), intent, ..record(state) };
-                let Step::End { outcome, .. } = next_step(&record, &Evidence::Absent) else { panic!("should end") };
-                assert_eq!(outcome, Outcome::Lost);
+                for evidence in [Evidence::Absent, own(Phase::Unseen)] {
+                    let Step::End { outcome, .. } = next_step(&record, &evidence) else { panic!("{evidence:?}") };
+                    assert_eq!(outcome, Outcome::Lost);
+                }
                 assert_eq!(next_step(&record, &Evidence::Unknown), Step::Wait);
                 assert_eq!(next_step(&record, &own(Phase::Running)), Step::Follow);
                 assert_eq!(next_step(&record, &own(ENDED)), Step::Follow);

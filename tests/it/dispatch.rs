@@ -97,7 +97,7 @@ impl Installation {
             runner: self.runner.clone(),
             job: self.job.clone(),
             public_url: "https://host.docker.internal:8443".into(),
-            certificate: self.certificate.path().to_owned(),
+            ca: self.certificate.path().to_owned(),
             feed_at_start: false,
             metrics: Arc::default(),
         });

@@ -158,7 +158,7 @@ async fn a_command_that_is_not_there_is_refused_for_good(subject: Subject) {
     let container = subject.created("inventory", Play::Missing).await;
     let refused = subject.engine.start(&container).await;
     let Err(EngineError::Refused { cause, .. }) = refused else { panic!("{refused:?}") };
-    assert!(cause.contains("runner.actions"), "{cause}");
+    assert!(cause.advice.contains("runner.actions"), "{cause}");
     assert_eq!(subject.phase(&container).await, Some(Phase::Created), "it never ran");
     subject.engine.remove(&container).await.expect("removed");
     assert_eq!(subject.phase(&container).await, None);

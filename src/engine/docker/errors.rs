@@ -6,7 +6,7 @@
 
 use bollard::errors::Error;
 
-use crate::engine::EngineError;
+use crate::engine::{Cause, EngineError};
 
 /// What a call came to when it did not do what it was asked: an answer with its HTTP status, or none.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Failure {
                 EngineError::NoContainer { container: container.to_owned() }
             }
             Self::Answer { status: 408 | 429 | 500.., message } => EngineError::NotReached { doing, cause: message },
-            Self::Answer { message, .. } => EngineError::Refused { doing, cause: message },
+            Self::Answer { message, .. } => EngineError::Refused { doing, cause: message.into() },
         }
     }
 
@@ -103,8 +103,8 @@ fn may_pass(message: &str) -> bool {
     SIGNS.iter().any(|sign| message.contains(sign))
 }
 
-/// What to do about a refusal, before the engine's own words: those begin with the layers they came through.
-fn explain(message: &str) -> String {
+/// What to do about a refusal, and the engine's own words without the layers they came through.
+fn explain(message: &str) -> Cause {
     let has = |text: &str| message.contains(text);
     let advice = if has("executable file not found") || (has("exec: ") && has("no such file or directory")) {
         "the image has no such command; see runner.actions and runner.image"
@@ -121,10 +121,10 @@ fn explain(message: &str) -> String {
     } else if has("unable to find user") || has("unable to find group") {
         "the image names a user that it does not have; see runner.image"
     } else {
-        return message.to_owned();
+        ""
     };
     let said = message.rsplit("unable to start container process: ").next().unwrap_or(message);
-    format!("{advice} (the engine says: {})", said.trim_end_matches(": unknown"))
+    Cause { advice, said: said.trim_end_matches(": unknown").to_owned() }
 }
 
 /// An error with its sources, without saying anything twice.
@@ -167,8 +167,9 @@ mod tests {
             (500, "unable to find user nosuch: no matching entries in passwd file".to_owned(), "runner.image"),
         ] {
             let EngineError::Refused { cause, .. } = launch(status, &message) else { panic!("{message}") };
-            assert!(cause.contains(advice), "{cause}");
-            assert!(!cause.contains("shim"), "{cause}");
+            assert!(cause.advice.contains(advice), "{cause}");
+            assert!(!cause.said.contains("shim"), "{cause}");
+            assert!(!launch(status, &message).told().contains(&cause.said), "its own words are for the log: {cause}");
         }
     }
 

@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 
 use super::errors::Failure;
 use super::{Docker, QUESTION};
-use crate::engine::{EngineError, Pull, RegistryLogin, Result};
+use crate::engine::{Cause, EngineError, Pull, RegistryLogin, Result};
 
 /// How long a pull may show no progress at all.
 const STALL: Duration = Duration::from_secs(120);
@@ -20,7 +20,7 @@ const PULL: &str = "pull the image";
 impl Docker {
     /// See [`Engine::ensure_image`](crate::engine::Engine::ensure_image).
     pub(super) async fn ensure(&self, image: &str, pull: Pull, login: Option<&RegistryLogin>) -> Result<String> {
-        let refused = |cause: String| EngineError::NoImage { image: image.to_owned(), cause };
+        let refused = |cause: Cause| EngineError::NoImage { image: image.to_owned(), cause };
         let there = match pull {
             Pull::Always => None,
             Pull::Missing | Pull::Never => self.digest(image).await?,
@@ -28,14 +28,12 @@ impl Docker {
         match (there, pull) {
             (Some(digest), _) => return Ok(digest),
             (None, Pull::Never) => {
-                return Err(refused(
-                    "the engine has none and runner.pull is `never`; build or load it there".to_owned(),
-                ));
+                return Err(refused("the engine has none and runner.pull is `never`; build or load it there".into()));
             }
             (None, Pull::Always | Pull::Missing) => {}
         }
         match self.pull(image, login).await {
-            Ok(()) => self.digest(image).await?.ok_or_else(|| refused("it was pulled and is gone again".to_owned())),
+            Ok(()) => self.digest(image).await?.ok_or_else(|| refused("it was pulled and is gone again".into())),
             Err(Failure::Silence(cause)) => Err(EngineError::NotReached { doing: PULL, cause }),
             Err(Failure::Answer { message, .. }) => {
                 let advice = if pull == Pull::Always && matches!(self.digest(image).await, Ok(Some(_))) {
@@ -43,7 +41,7 @@ impl Docker {
                 } else {
                     "it is not on the engine and cannot be pulled; see runner.image and the registry's credentials"
                 };
-                Err(refused(format!("{advice} (the engine says: {message})")))
+                Err(refused(Cause { advice, said: message }))
             }
         }
     }
@@ -54,7 +52,7 @@ impl Docker {
             Ok(shown) => Ok(Some(digest_of(image, shown))),
             Err(Failure::Answer { status: 404, .. }) => Ok(None),
             Err(Failure::Answer { status, message }) if status < 500 => {
-                Err(EngineError::NoImage { image: image.to_owned(), cause: message })
+                Err(EngineError::NoImage { image: image.to_owned(), cause: message.into() })
             }
             Err(failure) => Err(failure.sort(LOOK, image)),
         }

@@ -66,7 +66,7 @@ impl Docker {
         if !["unix:///", "tcp://", "http://"].iter().any(|scheme| host.starts_with(scheme)) {
             return Err(EngineError::Refused {
                 doing: "connect",
-                cause: format!("engine.host is {host:?}; it must begin with unix:/// or tcp://"),
+                cause: format!("engine.host is {host:?}; it must begin with unix:/// or tcp://").into(),
             });
         }
         Ok(Self { host: host.to_owned(), client: OnceLock::new() })
@@ -92,6 +92,36 @@ impl Docker {
         match tokio::time::timeout(bound, call).await {
             Ok(answer) => answer.map_err(Failure::from),
             Err(_) => Err(Failure::Silence(format!("no reply within {} s", bound.as_secs()))),
+        }
+    }
+
+    /// What Docker shows under an id or a name, and whether it may be wrong in that the container never ran.
+    async fn shown(&self, id_or_name: &str) -> Result<Option<(Found, bool)>> {
+        const DOING: &str = "look at the container";
+        let client = self.client(DOING)?;
+        let call = client.inspect_container(id_or_name, None::<options::InspectContainerOptions>);
+        match self.ask(QUESTION, call).await {
+            Ok(shown) => match spec::found(shown) {
+                Some(shown) => Ok(Some(shown)),
+                None => Err(EngineError::NotReached { doing: DOING, cause: "its state cannot be read".to_owned() }),
+            },
+            Err(failure) => match failure.sort(DOING, id_or_name) {
+                EngineError::NoContainer { .. } => Ok(None),
+                error => Err(error),
+            },
+        }
+    }
+
+    /// Whether a container's mounts have been made, which is the last thing before its process starts: see [`spec::SET_UP`].
+    async fn was_set_up(&self, container: &str) -> Result<bool> {
+        const DOING: &str = "look for what a start leaves in the container";
+        let query = options::ContainerArchiveInfoOptionsBuilder::new().path(spec::SET_UP).build();
+        let client = self.client(DOING)?;
+        match self.ask(QUESTION, client.get_container_archive_info(container, Some(query))).await {
+            Ok(_) => Ok(true),
+            // An answer to HEAD has no text that tells a missing path from a missing container; the next look does.
+            Err(Failure::Answer { status: 404, .. }) => Ok(false),
+            Err(failure) => Err(failure.sort(DOING, container)),
         }
     }
 
@@ -138,7 +168,7 @@ impl Engine for Docker {
     async fn create(&self, held: &Held, spec: &Spec) -> Result<String> {
         const DOING: &str = "create the container";
         if spec.labels.job != held.job() || spec.labels.inventory != *held.inventory() {
-            return Err(EngineError::Refused { doing: DOING, cause: "the lock is not for this container".to_owned() });
+            return Err(EngineError::Refused { doing: DOING, cause: "the lock is not for this container".into() });
         }
         let name = container_name(&spec.labels.instance, &spec.labels.inventory);
         let query = options::CreateContainerOptionsBuilder::new().name(&name).build();
@@ -147,7 +177,7 @@ impl Engine for Docker {
             Ok(created) => Ok(created.id),
             Err(Failure::Answer { status: 409, .. }) => Err(EngineError::NameTaken { name }),
             Err(Failure::Answer { status: 404, message }) if message.contains("o such image") => {
-                Err(EngineError::NoImage { image: spec.image.clone(), cause: message })
+                Err(EngineError::NoImage { image: spec.image.clone(), cause: message.into() })
             }
             Err(failure) => Err(failure.sort_launch(DOING, &name)),
         }
@@ -155,8 +185,8 @@ impl Engine for Docker {
 
     async fn put_files(&self, container: &str, files: &[File]) -> Result<()> {
         const DOING: &str = "put files into the container";
-        let archive =
-            files::pack(files).map_err(|error| EngineError::Refused { doing: DOING, cause: error.to_string() })?;
+        let archive = files::pack(files)
+            .map_err(|error| EngineError::Refused { doing: DOING, cause: error.to_string().into() })?;
         let query = options::UploadToContainerOptionsBuilder::new().path("/").build();
         let client = self.client(DOING)?;
         let call = client.upload_to_container(container, Some(query), bollard::body_full(archive.into()));
@@ -188,11 +218,11 @@ impl Engine for Docker {
         const DOING: &str = "start the container";
         // Docker starts an ended container once more, so it is asked only about one that never ran. Between the two calls nobody
         // else starts it: an adopter removes a container that it finds not started.
-        match self.inspect(container).await?.map(|found| found.phase) {
+        match self.shown(container).await?.map(|(found, _)| found.phase) {
             None => return Err(EngineError::NoContainer { container: container.to_owned() }),
             Some(Phase::Running | Phase::Ended { .. }) => return Ok(()),
-            Some(Phase::Dying) => {
-                return Err(EngineError::Refused { doing: DOING, cause: "it is being removed".to_owned() });
+            Some(Phase::Dying | Phase::Unseen) => {
+                return Err(EngineError::Refused { doing: DOING, cause: "it is being removed".into() });
             }
             Some(Phase::Created) => {}
         }
@@ -203,18 +233,13 @@ impl Engine for Docker {
     }
 
     async fn inspect(&self, id_or_name: &str) -> Result<Option<Found>> {
-        const DOING: &str = "look at the container";
-        let client = self.client(DOING)?;
-        let call = client.inspect_container(id_or_name, None::<options::InspectContainerOptions>);
-        match self.ask(QUESTION, call).await {
-            Ok(shown) => match spec::found(shown) {
-                Some(found) => Ok(Some(found)),
-                None => Err(EngineError::NotReached { doing: DOING, cause: "its state cannot be read".to_owned() }),
-            },
-            Err(failure) => match failure.sort(DOING, id_or_name) {
-                EngineError::NoContainer { .. } => Ok(None),
-                error => Err(error),
-            },
+        match self.shown(id_or_name).await? {
+            Some((found, true)) if self.was_set_up(&found.container).await? => {
+                // Unless it was started between the two.
+                let again = self.shown(&found.container).await?;
+                Ok(again.map(|(found, doubt)| if doubt { Found { phase: Phase::Unseen, ..found } } else { found }))
+            }
+            shown => Ok(shown.map(|(found, _)| found)),
         }
     }
 

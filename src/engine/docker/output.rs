@@ -248,7 +248,7 @@ impl Reader {
             }
             match self.docker.inspect(&self.container).await?.map(|found| found.phase) {
                 Some(Phase::Created | Phase::Running) => {}
-                Some(Phase::Ended { .. } | Phase::Dying) | None => {
+                Some(Phase::Ended { .. } | Phase::Unseen | Phase::Dying) | None => {
                     return match tokio::time::timeout(END_LAG, socket.receive()).await {
                         Ok(received) => received.map_err(|error| lost(error.to_string())),
                         Err(_) => Err(lost("the container ended and its log did not".to_owned())),
@@ -266,7 +266,7 @@ impl Reader {
         let _ = self.docker.wait(&self.container, END_LAG).await;
         match self.docker.inspect(&self.container).await?.map(|found| found.phase) {
             Some(Phase::Ended { .. }) => {}
-            Some(Phase::Created | Phase::Running) => {
+            Some(Phase::Created | Phase::Unseen | Phase::Running) => {
                 return Err(lost("the log ended and its container did not".to_owned()));
             }
             Some(Phase::Dying) => return Err(lost("the container is being removed".to_owned())),

@@ -18,6 +18,10 @@ const INVENTORY: &str = "lockstep.inventory";
 const FENCE: &str = "lockstep.fence";
 const ACTION: &str = "lockstep.action";
 
+/// A small mount whose only use is that its mount point is made in the container's own layer when its mounts are made. Docker, killed
+/// between starting a process and noting so, shows the container as never started; by this folder one can tell.
+pub(super) const SET_UP: &str = "/run/lockstep/.started";
+
 /// Period over which the CPU limit is counted, in microseconds: the kernel's own default.
 const CPU_PERIOD: i64 = 100_000;
 
@@ -51,6 +55,7 @@ fn host_config(spec: &Spec) -> HostConfig {
         // Said outright, because the engine's own default may be to put one in front: a command that is not there would then be
         // an ended job with exit code 127 instead of a refused start. An image that wants an init brings its own.
         init: Some(false),
+        tmpfs: Some([(SET_UP.to_owned(), "ro,size=4k,mode=0555".to_owned())].into()),
         extra_hosts: Some(vec!["host.docker.internal:host-gateway".to_owned()]),
         network_mode: spec.network.clone(),
         restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
@@ -112,17 +117,21 @@ fn read_labels(found: &HashMap<String, String>) -> Option<Labels> {
     })
 }
 
-/// What an inspection shows. None: it cannot be read.
-pub(super) fn found(shown: ContainerInspectResponse) -> Option<Found> {
+/// What an inspection shows, and whether that it never ran is in doubt. None: it cannot be read.
+///
+/// It is in no doubt when Docker itself says that the start failed.
+pub(super) fn found(shown: ContainerInspectResponse) -> Option<(Found, bool)> {
     let state = shown.state?;
     let phase = phase(&state)?;
-    Some(Found {
+    let doubt = phase == Phase::Created && state.error.is_none_or(|error| error.is_empty());
+    let found = Found {
         container: shown.id?,
         name: shown.name.unwrap_or_default().trim_start_matches('/').to_owned(),
         phase,
         labels: shown.config.and_then(|config| config.labels).as_ref().and_then(read_labels),
         out_of_memory: state.oom_killed.unwrap_or(false),
-    })
+    };
+    Some((found, doubt))
 }
 
 /// A start that Docker refused leaves the container `created`, with an exit code that nothing returned (126 to 128): it never ran.

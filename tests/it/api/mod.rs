@@ -102,7 +102,7 @@ impl Service {
                 retention: Duration::from_secs(3600),
             },
             public_url: "https://host.docker.internal:8443".into(),
-            certificate: concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into(),
+            ca: concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into(),
             feed_at_start: false,
             metrics: metrics.clone(),
         });

@@ -105,7 +105,7 @@ async fn a_mount_or_a_network_that_is_not_there_is_refused_with_the_key_to_look_
     spec.mounts = vec![Mount { source, target: "/x".into(), read_only: true, secret: false }];
     let refused = subject.engine.create(&held, &spec).await;
     let Err(EngineError::Refused { cause, .. }) = &refused else { panic!("{refused:?}") };
-    assert!(cause.contains("runner.mounts"), "{cause}");
+    assert!(cause.advice.contains("runner.mounts"), "{cause}");
 
     let held = subject.held("network").await;
     let spec = Spec { network: Some("lockstep-nowhere".into()), ..subject.spec(&held, Play::Fails) };
@@ -120,7 +120,7 @@ async fn a_mount_or_a_network_that_is_not_there_is_refused_with_the_key_to_look_
         Err(error) => Err(error),
     };
     let Err(EngineError::Refused { cause, .. }) = &refused else { panic!("{refused:?}") };
-    assert!(cause.contains("runner.network"), "{cause}");
+    assert!(cause.advice.contains("runner.network"), "{cause}");
 }
 
 #[tokio::test]
@@ -369,7 +369,7 @@ async fn whoever_pulls_shows_a_login_that_docker_can_read() {
     let login = RegistryLogin { user: "puller".into(), password: Secret::new(password.clone()) };
     let refused = engine.ensure_image("registry:5000/runner", Pull::Missing, Some(&login)).await;
     let Err(EngineError::NoImage { cause, .. }) = &refused else { panic!("{refused:?}") };
-    assert!(cause.contains("pull access denied") && !cause.contains(&password), "{cause}");
+    assert!(cause.said.contains("pull access denied") && !cause.said.contains(&password), "{cause}");
     let asked = asked.await.expect("asked");
     assert!(asked[1].contains("tag=latest"), "without a tag Docker pulls them all: {}", asked[1]);
     let shown = asked[1].lines().find_map(|line| line.strip_prefix("x-registry-auth: ")).expect("a login");

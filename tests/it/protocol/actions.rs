@@ -2,10 +2,10 @@
 
 use lockstep::model::settle::Phase;
 
-use super::Protocol;
 use super::reconciler::Pass;
 use super::supervisor::{Assumed, At, Supervisor};
 use super::world::{Call, Cid, Dispatcher, INVENTORIES, Op, Place, Redis, World, small};
+use super::{Protocol, Without};
 
 /// One thing that may happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,6 +42,11 @@ pub(super) enum Action {
     },
     /// The engine refuses its start.
     Refuse {
+        by: u8,
+        job: u8,
+    },
+    /// The engine dies in the middle of its start.
+    Blind {
         by: u8,
         job: u8,
     },
@@ -155,6 +160,9 @@ impl Protocol {
                 if left.refusals > 0 {
                     out.push(Action::Refuse { by, job });
                 }
+                if left.deaths > 0 {
+                    out.push(Action::Blind { by, job });
+                }
             }
             for inventory in 0..small(INVENTORIES) {
                 out.push(Action::Grant { by, inventory, lost: false });
@@ -237,6 +245,23 @@ impl Protocol {
                     true
                 }
             }
+            Action::Blind { by, job } => {
+                let Some(it) = w.dispatchers[usize::from(by)].supervisors[usize::from(job)] else { return false };
+                let At::Start(nth) = it.at else { return false };
+                let at = Cid { job, nth };
+                let Place::Here { phase: Phase::Created, fence, aside } = w.place(at) else { return false };
+                if self.lasting && self.about_to_remove(w, at) {
+                    return false;
+                }
+                spend(&mut w.left.deaths) && {
+                    w.truth.starts[usize::from(job)] += 1;
+                    if self.without != Without::Evidence {
+                        w.put(at, Place::Here { phase: Phase::Unseen, fence, aside });
+                    }
+                    self.go(w, by, job, At::Read(Assumed::Nothing));
+                    true
+                }
+            }
             Action::Adopt { by, job, lost } => self.adopt_at(w, by, job, lost),
             Action::Grant { by, inventory, lost } => {
                 let at = usize::from(inventory);
@@ -245,7 +270,9 @@ impl Protocol {
             }
             Action::Memory { by } => self.memory(w, by),
             Action::List { by, container } => {
-                let Place::Here { phase, aside, .. } = w.place(container) else { return false };
+                let (Place::Here { aside, .. }, Some(phase)) = (w.place(container), w.listed(container)) else {
+                    return false;
+                };
                 let idle = w.dispatchers[usize::from(by)].pass == Pass::Idle && self.known(w, by);
                 let over = w.job(container.job).is_none_or(|it| !it.live());
                 let nothing_to_do = matches!(phase, Phase::Running | Phase::Dying) && w.job(container.job).is_some();

@@ -14,8 +14,9 @@
 //!
 //! **Faults** (`world::Faults`), each with a budget, which keeps the world finite: a dispatcher dies and starts again without
 //! its memory; it hangs, so that its job is adopted while it goes on later where it was; a reply is lost and the call takes
-//! effect at any later moment or never; Redis comes back empty, or as it was; the engine refuses a start; a container is removed
-//! by force; somebody cancels, or a deadline passes. A container may end with 0 or 1 at any moment, which covers every signal.
+//! effect at any later moment or never; Redis comes back empty, or as it was; the engine refuses a start, or dies in the middle
+//! of one and knows nothing of it afterwards; a container is removed by force; somebody cancels, or a deadline passes. A
+//! container may end with 0 or 1 at any moment, which covers every signal.
 //!
 //! **Not modelled.** Output; images and files; more than one engine; freezes; retention; a record that cannot be read (`mend`);
 //! `unlock`, whose steps are those of a cancel. A hang is the moment of the adoption; signs of life have no clock. Redis' clock
@@ -63,6 +64,8 @@ enum Without {
     UniqueName,
     /// Redis' clock stands still while its memory is lost.
     Clock,
+    /// What ran unseen cannot be told from what never ran.
+    Evidence,
 }
 
 /// What the check has led to: in force, but for the tests that show what each is good for.
@@ -235,7 +238,7 @@ const TWO: [(usize, u8); 2] = [(0, 0), (0, 1)];
 const DISPLACED: [(usize, u8); 3] = [(0, 0), (0, 1), (0, 1)];
 const APART: [(usize, u8); 3] = [(0, 0), (1, 1), (0, 1)];
 const NONE: Faults =
-    Faults { crashes: 0, hangs: 0, lost: 0, wipes: 0, restores: 0, refusals: 0, removals: 0, intents: 0 };
+    Faults { crashes: 0, hangs: 0, lost: 0, wipes: 0, restores: 0, refusals: 0, deaths: 0, removals: 0, intents: 0 };
 
 #[test]
 fn dispatchers_die() {
@@ -260,6 +263,16 @@ fn a_dispatcher_dies_one_hangs_and_a_reply_is_lost() {
 #[test]
 fn a_dispatcher_dies_one_hangs_a_job_is_canceled_and_its_start_refused() {
     holds(Protocol::new(&ONE_JOB, Faults { crashes: 1, hangs: 1, refusals: 1, intents: 1, ..NONE }));
+}
+
+#[test]
+fn the_engine_dies_in_the_middle_of_a_start() {
+    holds(Protocol::new(&ONE_JOB, Faults { deaths: 1, crashes: 1, hangs: 1, intents: 1, ..NONE }));
+}
+
+#[test]
+fn the_engine_dies_in_the_middle_of_a_start_and_redis_comes_back_empty() {
+    holds(Protocol::new(&ONE_JOB, Faults { deaths: 1, wipes: 1, crashes: 1, ..NONE }));
 }
 
 #[test]

@@ -57,9 +57,11 @@ impl Protocol {
             Pass::List { current } => {
                 let (mut created, mut rescued) = (0, Rescued::default());
                 for container in Cid::all() {
-                    let Place::Here { phase, aside, .. } = w.place(container) else { continue };
+                    let (Place::Here { aside, .. }, Some(phase)) = (w.place(container), w.listed(container)) else {
+                        continue;
+                    };
                     let of_job = |at: &Cid| at.job == container.job;
-                    let ran = |at: Cid| matches!(w.place(at), Place::Here { phase, .. } if phase != Phase::Created);
+                    let ran = |at: Cid| w.listed(at).is_some_and(|phase| phase != Phase::Created);
                     if phase != Phase::Created {
                         rescued.started |= container.bit();
                     } else if !self.mended.keep_created {

@@ -143,7 +143,7 @@ impl Protocol {
                 let next = match w.phase(Cid { job, nth }) {
                     Some(Phase::Created) => At::Start(nth),
                     Some(Phase::Running | Phase::Ended { .. }) => At::Started(nth),
-                    Some(Phase::Dying) | None => At::Read(Assumed::Nothing),
+                    Some(Phase::Dying | Phase::Unseen) | None => At::Read(Assumed::Nothing),
                 };
                 self.go(w, by, job, next);
             }

@@ -47,3 +47,9 @@ fn the_unique_name() {
 fn redis_clock() {
     breaks(without(Without::Clock, Faults { wipes: 1, ..NONE }), FENCE);
 }
+
+/// Docker, killed in the middle of a start, shows a container that ran as one that never did.
+#[test]
+fn the_evidence_of_a_start() {
+    breaks(without(Without::Evidence, Faults { deaths: 1, ..NONE }), ONCE);
+}

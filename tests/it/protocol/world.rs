@@ -124,6 +124,8 @@ pub(super) struct Faults {
     pub(super) restores: u8,
     /// The engine refuses to start a container, and would again.
     pub(super) refusals: u8,
+    /// The engine dies in the middle of a start, and does not know afterwards that the container ran.
+    pub(super) deaths: u8,
     /// Somebody removes a container by force.
     pub(super) removals: u8,
     /// A cancel, or a deadline.
@@ -246,6 +248,12 @@ impl World {
 
     pub(super) fn put(&mut self, at: Cid, place: Place) {
         self.engine[usize::from(at.job)][usize::from(at.nth)] = place;
+    }
+
+    /// As in the engine's list, where what ran unseen passes for never started.
+    pub(super) fn listed(&self, at: Cid) -> Option<Phase> {
+        let unless_unseen = |phase| if phase == Phase::Unseen { Phase::Created } else { phase };
+        self.phase(at).map(unless_unseen)
     }
 
     pub(super) fn phase(&self, at: Cid) -> Option<Phase> {

@@ -135,17 +135,17 @@ impl World {
                 self.images.insert(image, digest.clone());
                 Ok(digest)
             }
-            None => Err(EngineError::NoImage { image, cause: "it is not there".to_owned() }),
+            None => Err(EngineError::NoImage { image, cause: "it is not there".into() }),
         }
     }
 
     pub(super) fn create(&mut self, held: &Held, name: String, spec: Spec) -> Result<String> {
         if spec.labels.job != held.job() || spec.labels.inventory != *held.inventory() {
-            let cause = "the lock is not for this container".to_owned();
+            let cause = "the lock is not for this container".into();
             return Err(EngineError::Refused { doing: "create the container", cause });
         }
         if !self.images.contains_key(&spec.image) {
-            return Err(EngineError::NoImage { image: spec.image, cause: "it is not there".to_owned() });
+            return Err(EngineError::NoImage { image: spec.image, cause: "it is not there".into() });
         }
         if self.containers.iter().any(|one| one.name == name) {
             return Err(EngineError::NameTaken { name });
@@ -172,16 +172,20 @@ impl World {
     }
 
     pub(super) fn start(&mut self, container: &str) -> Result<()> {
-        let refused = |cause: &str| EngineError::Refused { doing: "start the container", cause: cause.to_owned() };
+        let refused =
+            |cause: &str| EngineError::Refused { doing: "start the container", cause: cause.to_owned().into() };
         let one = self.get(container)?;
         match one.phase {
             Phase::Created => {}
             Phase::Running | Phase::Ended { .. } => return Ok(()),
-            Phase::Dying => return Err(refused("it is being removed")),
+            Phase::Dying | Phase::Unseen => return Err(refused("it is being removed, or was started before")),
         }
         let spec = one.spec.clone();
         let Command::Runs(program) = (self.commands)(&spec) else {
-            return Err(refused("the image has no such command; see runner.actions and runner.image"));
+            return Err(EngineError::Refused {
+                doing: "start the container",
+                cause: "the image has no such command; see runner.actions and runner.image".into(),
+            });
         };
         let other = self.containers.iter().find(|other| {
             other.phase == Phase::Running
@@ -235,12 +239,10 @@ impl World {
     pub(super) fn remove(&mut self, container: &str) -> Result<()> {
         match self.get(container).map(|one| one.phase) {
             Err(_) => Ok(()),
-            Ok(Phase::Running) => {
-                Err(EngineError::Refused { doing: "remove the container", cause: "it runs".to_owned() })
-            }
+            Ok(Phase::Running) => Err(EngineError::Refused { doing: "remove the container", cause: "it runs".into() }),
             // It stays as it is until it is gone.
             Ok(Phase::Dying) => Ok(()),
-            Ok(Phase::Created | Phase::Ended { .. }) => {
+            Ok(Phase::Created | Phase::Ended { .. } | Phase::Unseen) => {
                 self.containers.retain(|one| one.id != container);
                 Ok(())
             }
