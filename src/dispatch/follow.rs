@@ -117,11 +117,15 @@ impl Dispatcher {
     ) -> Result<(), Trouble> {
         let waited = self.parts.engine.wait(container, END_LAG).await;
         let Some(found) = self.parts.engine.inspect(container).await? else { return Ok(()) };
-        let Phase::Ended { exit_code } = found.phase else {
-            if let Err(error) = waited {
-                tracing::info!(job.id = %held.job(), %error, "the log ended before the container; it is followed again");
+        let exit_code = match found.phase {
+            Phase::Ended { exit_code } => Some(exit_code),
+            Phase::Unseen => None,
+            Phase::Created | Phase::Running | Phase::Dying => {
+                if let Err(error) = waited {
+                    tracing::info!(job.id = %held.job(), %error, "the log ended before the container; it is followed again");
+                }
+                return Ok(());
             }
-            return Ok(());
         };
         if let Some(mut intake) = intake {
             let mut text = String::new();
@@ -130,19 +134,24 @@ impl Dispatcher {
                 self.write(held, at, intake.raw(), text).await?;
             }
         }
-        let reason = found.out_of_memory.then_some("the container was killed for want of memory (runner.memory)");
-        self.parts.store.exited(held, exit_code, reason).await?;
+        if let Some(exit_code) = exit_code {
+            let reason = found.out_of_memory.then_some("the container was killed for want of memory (runner.memory)");
+            self.parts.store.exited(held, exit_code, reason).await?;
+        }
         Ok(())
     }
 
-    /// The container has ended and its log stays unreadable: what is missing is announced, and the exit code is the outcome.
+    /// The container does not run any more and its log stays unreadable: what is missing is announced, and the exit code, if there is
+    /// one, is the outcome.
     pub(super) async fn give_up_reading(&self, held: &Held, error: &EngineError) -> Result<(), Trouble> {
         let record = self.own_record(held).await?;
-        let Evidence::Own { container, phase: Phase::Ended { .. } } = self.look(&record).await? else { return Ok(()) };
+        let Evidence::Own { container, phase } = self.look(&record).await? else { return Ok(()) };
+        if !matches!(phase, Phase::Ended { .. } | Phase::Unseen) {
+            return Ok(());
+        }
         tracing::error!(job.id = %held.job(), container, %error, "the log of an ended container cannot be read; its output stays incomplete");
         self.write(held, record.output, record.output.raw, UNREAD.to_owned()).await?;
-        let Some(found) = self.parts.engine.inspect(&container).await? else { return Ok(()) };
-        if let Phase::Ended { exit_code } = found.phase {
+        if let Phase::Ended { exit_code } = phase {
             self.parts.store.exited(held, exit_code, None).await?;
         }
         Ok(())

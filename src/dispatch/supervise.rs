@@ -97,8 +97,7 @@ impl Dispatcher {
         }
     }
 
-    /// Step after step until the job has ended.
-    /// `unread` counts in a row how often the log of a container that has ended could not be read.
+    /// Step after step until the job has ended. `unread`: see [`Dispatcher::take_in`].
     async fn drive(
         self: &Arc<Self>,
         held: &Held,
@@ -133,27 +132,43 @@ impl Dispatcher {
                     let engine = self.parts.engine.id().await?;
                     self.parts.store.recognize(held, &engine, &container).await?;
                 }
-                Step::Follow => match self.follow(held, &record).await {
-                    Err(Trouble::Engine(error))
-                        if matches!(evidence, Evidence::Own { phase: Phase::Ended { .. }, .. }) =>
-                    {
-                        *unread += 1;
-                        if *unread < READINGS {
-                            return Err(error.into());
-                        }
-                        self.give_up_reading(held, &error).await?;
-                    }
-                    followed => {
-                        *unread = 0;
-                        followed?;
-                    }
-                },
+                Step::Follow => self.take_in(held, &record, &evidence, unread).await?,
                 Step::Clear { container } => self.clear(&container).await?,
                 Step::Finish(outcome) => return self.finish(held, &record, outcome, None).await,
                 Step::End { outcome, reason } => {
+                    let mut record = record;
+                    if matches!(evidence, Evidence::Own { phase: Phase::Unseen, .. }) {
+                        // It may have printed all the same.
+                        self.take_in(held, &record, &evidence, unread).await?;
+                        record = self.own_record(held).await?;
+                    }
                     let reason = record.intent.is_none().then_some(reason);
                     return self.finish(held, &record, outcome, reason).await;
                 }
+            }
+        }
+    }
+
+    /// Follows the recorded container. `unread` counts in a row how often the log of one that does not run any more could not be read.
+    async fn take_in(
+        &self,
+        held: &Held,
+        record: &Record,
+        evidence: &Evidence,
+        unread: &mut u32,
+    ) -> Result<(), Trouble> {
+        let over = matches!(evidence, Evidence::Own { phase: Phase::Ended { .. } | Phase::Unseen, .. });
+        match self.follow(held, record).await {
+            Err(Trouble::Engine(error)) if over => {
+                *unread += 1;
+                if *unread < READINGS {
+                    return Err(error.into());
+                }
+                self.give_up_reading(held, &error).await
+            }
+            followed => {
+                *unread = 0;
+                followed
             }
         }
     }

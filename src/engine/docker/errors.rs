@@ -77,6 +77,12 @@ pub(super) fn message(body: &[u8]) -> String {
     }
 }
 
+/// The network in which a container's name is taken by an endpoint that no container has.
+pub(super) fn network_of_leftover(message: &str) -> Option<&str> {
+    let (_, network) = message.split_once("endpoint with name ")?.1.split_once(" already exists in network ")?;
+    Some(network.trim())
+}
+
 fn names_no_container(message: &str) -> bool {
     message.to_ascii_lowercase().contains("no such container")
 }
@@ -171,6 +177,13 @@ mod tests {
             assert!(!cause.said.contains("shim"), "{cause}");
             assert!(!launch(status, &message).told().contains(&cause.said), "its own words are for the log: {cause}");
         }
+    }
+
+    #[test]
+    fn a_leftover_names_its_network() {
+        let message = "endpoint with name lockstep-449a816f already exists in network none";
+        assert_eq!(network_of_leftover(message), Some("none"));
+        assert_eq!(network_of_leftover("network none not found"), None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bollard::models::NetworkDisconnectRequest;
 use bollard::query_parameters as options;
 use futures::{StreamExt as _, TryStreamExt as _};
 
@@ -125,6 +126,19 @@ impl Docker {
         }
     }
 
+    /// Docker, killed in the middle of a start, keeps the endpoint of its network under the container's name, and refuses every later
+    /// start under that name. It removes an endpoint by its name only while no container bears it, so this one steps aside meanwhile;
+    /// should somebody take the name, that one cannot be confirmed.
+    async fn remove_leftover(&self, found: &Found, network: &str) -> Result<()> {
+        const DOING: &str = "remove an endpoint that a broken start has left";
+        tracing::warn!(container = %found.container, name = found.name, network, "a start that broke off has left its endpoint; it is removed");
+        self.rename(&found.container, &format!("{}-aside", found.name)).await?;
+        let request = NetworkDisconnectRequest { container: found.name.clone(), force: Some(true) };
+        let removed = self.ask(CHANGE, self.client(DOING)?.disconnect_network(network, request)).await;
+        self.rename(&found.container, &found.name).await?;
+        removed.map_err(|failure| failure.sort(DOING, &found.container))
+    }
+
     /// Archive of a path of a container, at most `most` bytes of it. None: there is no such path.
     async fn archive(&self, container: &str, path: &str, most: u64) -> Result<Option<Vec<u8>>> {
         const DOING: &str = "read a file of the container";
@@ -218,18 +232,29 @@ impl Engine for Docker {
         const DOING: &str = "start the container";
         // Docker starts an ended container once more, so it is asked only about one that never ran. Between the two calls nobody
         // else starts it: an adopter removes a container that it finds not started.
-        match self.shown(container).await?.map(|(found, _)| found.phase) {
-            None => return Err(EngineError::NoContainer { container: container.to_owned() }),
-            Some(Phase::Running | Phase::Ended { .. }) => return Ok(()),
-            Some(Phase::Dying | Phase::Unseen) => {
+        let Some((found, _)) = self.shown(container).await? else {
+            return Err(EngineError::NoContainer { container: container.to_owned() });
+        };
+        match found.phase {
+            Phase::Running | Phase::Ended { .. } => return Ok(()),
+            Phase::Dying | Phase::Unseen => {
                 return Err(EngineError::Refused { doing: DOING, cause: "it is being removed".into() });
             }
-            Some(Phase::Created) => {}
+            Phase::Created => {}
         }
         let client = self.client(DOING)?;
-        self.ask(CHANGE, client.start_container(container, None::<options::StartContainerOptions>))
-            .await
-            .map_err(|failure| failure.sort_launch(DOING, container))
+        let start = || self.ask(CHANGE, client.start_container(container, None::<options::StartContainerOptions>));
+        let started = match start().await {
+            Err(Failure::Answer { status, message }) => match errors::network_of_leftover(&message) {
+                Some(network) => {
+                    self.remove_leftover(&found, network).await?;
+                    start().await
+                }
+                None => Err(Failure::Answer { status, message }),
+            },
+            started => started,
+        };
+        started.map_err(|failure| failure.sort_launch(DOING, container))
     }
 
     async fn inspect(&self, id_or_name: &str) -> Result<Option<Found>> {

@@ -265,8 +265,8 @@ impl Reader {
         // Whatever comes of the waiting, the next look tells.
         let _ = self.docker.wait(&self.container, END_LAG).await;
         match self.docker.inspect(&self.container).await?.map(|found| found.phase) {
-            Some(Phase::Ended { .. }) => {}
-            Some(Phase::Created | Phase::Unseen | Phase::Running) => {
+            Some(Phase::Ended { .. } | Phase::Unseen) => {}
+            Some(Phase::Created | Phase::Running) => {
                 return Err(lost("the log ended and its container did not".to_owned()));
             }
             Some(Phase::Dying) => return Err(lost("the container is being removed".to_owned())),

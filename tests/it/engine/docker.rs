@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use lockstep::engine::docker::Docker;
-use lockstep::engine::{Engine as _, Mount, RegistryLogin};
+use lockstep::engine::{Engine as _, File, Mount, RegistryLogin};
 use lockstep::model::app::Secret;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -121,6 +121,21 @@ async fn a_mount_or_a_network_that_is_not_there_is_refused_with_the_key_to_look_
     };
     let Err(EngineError::Refused { cause, .. }) = &refused else { panic!("{refused:?}") };
     assert!(cause.advice.contains("runner.network"), "{cause}");
+}
+
+/// What Docker shows after it was killed between starting a container and noting so: never started, with the mount point that only
+/// a start makes.
+#[tokio::test]
+async fn who_was_set_up_and_is_shown_as_created_may_have_run() {
+    let subject = Subject::docker().await;
+    let created = subject.created("inventory", Play::Fails).await;
+    assert_eq!(subject.phase(&created).await, Some(Phase::Created));
+    let file = File { path: "/run/lockstep/.started/x".into(), content: vec![] };
+    subject.engine.put_files(&created, &[file]).await.expect("put");
+    assert_eq!(subject.phase(&created).await, Some(Phase::Unseen));
+    let written = all(subject.engine.follow(&created).await.expect("followed")).await;
+    assert!(written.is_empty());
+    subject.engine.remove(&created).await.expect("removed");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@
 //! * The seed is printed: it decides which faults strike, when, and what the jobs do. What is struck in mid-job is chance all the same.
 //!
 //! The short run is a test like any other, in which every kind of fault strikes once, but for the engine's death. `make faults` sets `FAULTS_DEPLOYMENTS` and
-//! `FAULTS_STRIKES`, the least of both, for the long one, whose table stands in `docs/faults.md`; `FAULTS_SEED` repeats one.
+//! `FAULTS_STRIKES`, the least of both, for the long one, whose table stands in `docs/faults.md`; `FAULTS_SEED` repeats one, and `FAULTS_ONLY=engine` strikes with what has that word in its name.
 
 mod engine;
 mod installation;
@@ -56,8 +56,12 @@ impl Chance {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a setting of the test, not of the product")]
+fn text(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 fn setting(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
+    let text = text(name)?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {text:?}")))
 }
 
@@ -71,7 +75,7 @@ async fn promises_hold_under_faults() {
     let load = Arc::new(Load::new(here.clone(), Chance(seed), deployments));
     let clients = load.clone().run();
     let mut striker = Striker::new(here.clone(), load.clone(), Chance(seed ^ 1));
-    let strikes = striker.strike(strikes).await;
+    let strikes = striker.strike(strikes, &text("FAULTS_ONLY").unwrap_or_default()).await;
     clients.await;
     let verdict = Observer::new(here.clone(), load).judge(strikes).await;
     println!("{}", verdict.table(seed));

@@ -38,7 +38,6 @@ pub(super) struct Verdict {
     overlaps: Vec<String>,
     forgotten: Vec<String>,
     twice: Vec<String>,
-    denied: Vec<String>,
     wrong: Vec<String>,
     output: Vec<String>,
     locks: Vec<String>,
@@ -63,13 +62,8 @@ impl Observer {
             }
         }
         let seen = self.load.seen().clone();
-        for (job, it) in marks.iter().filter(|(_, it)| it.starts > 1) {
-            // Docker killed between starting a container and noting it shows that one as never started afterwards.
-            let engine_died =
-                seen.get(job).is_some_and(|seen| strikes.engine_was_away_from(seen.asked, seen.settled()));
-            let column = if engine_died { &mut verdict.denied } else { &mut verdict.twice };
-            column.push(format!("{job}: {it:?}"));
-        }
+        let twice = marks.iter().filter(|(_, it)| it.starts > 1);
+        verdict.twice = twice.map(|(job, it)| format!("{job}: {it:?}")).collect();
         let none = Marks::default();
         for (job, seen) in &seen {
             verdict.accepted += 1;
@@ -198,8 +192,6 @@ impl Verdict {
         for (name, rows) in self.columns() {
             let _ = writeln!(text, "| {name} | {} |", rows.len());
         }
-        let denied = "run again, one after the other, because the engine died in the middle of a start and denies it";
-        let _ = writeln!(text, "| {denied} | {} |", self.denied.len());
         text
     }
 }
