@@ -22,9 +22,7 @@ use super::credentials::{Given, Holder, given};
 use super::error::{ApiError, Wanted};
 use super::extract::Named;
 use super::{Api, Shared};
-use crate::dispatch::FEED_ACTION;
-use crate::model::app;
-use crate::model::app::Secret;
+use crate::model::app::{self, FEED_ACTION, Secret};
 use crate::model::ids::{DeploymentId, Inventory, JobId, Word};
 use crate::store::Door;
 

@@ -5,9 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Config;
-use crate::dispatch::FEED_ACTION;
 use crate::engine::Mount;
-use crate::model::app::Secret;
+use crate::model::app::{FEED_ACTION, Secret};
 use crate::model::output;
 
 /// Where engines listen, beside the one that is configured. A mount of a folder above one of them is a mount of the socket.

@@ -8,12 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Dispatcher, Refusal, Request};
-use crate::model::app::App;
+use crate::model::app::{App, FEED_ACTION};
 use crate::model::ids::Action;
 use crate::model::job::{Outcome, State, WhenBusy};
 
-/// The action that posts the list of apps.
-pub const FEED_ACTION: &str = "announce-apps";
 /// The app, and the inventory, of the dispatcher's own feed.
 const FEED_APP: &str = "lockstep.feed";
 /// Pause after a feed that did not succeed: the first, and the longest.

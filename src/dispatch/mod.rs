@@ -19,8 +19,6 @@ mod launch;
 mod reconcile;
 mod supervise;
 
-pub use feed::FEED_ACTION;
-
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};

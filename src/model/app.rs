@@ -19,6 +19,8 @@ pub const SECRET_MAX: usize = 1024;
 pub const APPS_MAX: usize = 10_000;
 /// The action of an app that names none.
 pub const DEFAULT_ACTION: &str = "app-deploy";
+/// The action that posts the list of apps.
+pub const FEED_ACTION: &str = "announce-apps";
 
 /// A text that is never shown: not by `Debug`, not by a log, not in an answer. Wiped when it is dropped.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
