@@ -92,6 +92,7 @@ struct Counted {
     armed: bool,
     kinds: BTreeMap<String, u32>,
     met: Vec<Point>,
+    without_effect: bool,
 }
 
 impl Gate {
@@ -112,6 +113,11 @@ impl Gate {
     /// The calls so far, in order.
     pub(super) fn met(&self) -> Vec<Point> {
         self.counted().met.clone()
+    }
+
+    /// Whether the call at which the run was struck showed no effect in time, so that the strike was not what it should be.
+    pub(super) fn failed(&self) -> bool {
+        self.counted().without_effect
     }
 
     /// Counts a call; says how to strike if it is the one.
@@ -257,7 +263,9 @@ where
                         }
                     }
                 };
-                let _ = tokio::time::timeout(EFFECT, effect).await;
+                if tokio::time::timeout(EFFECT, effect).await.is_err() {
+                    gate.counted().without_effect = true;
+                }
                 gate.stand(Moment::Done).await;
                 if mode != Mode::Stopped {
                     return;

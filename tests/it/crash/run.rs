@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(45);
 /// Between two looks at a condition.
 const PACE: Duration = Duration::from_millis(40);
 /// The inventory of every run.
-pub(super) const INVENTORY: &str = "inventory";
+const INVENTORY: &str = "inventory";
 
 /// What a container runs, after `n` was set: some lines, so many tenths of a second of silence, some more lines. Whoever looks on is
 /// told by marks, and in a file of the job's own what it printed.
@@ -220,6 +220,25 @@ impl Run {
         let pattern = format!("lockstep:{}:{pattern}", self.instance);
         let deleted = redis::cmd("EVAL").arg(script).arg(0).arg(pattern).query_async::<()>(&mut redis).await;
         deleted.expect("Redis answers");
+    }
+
+    /// The instance's keys in Redis, without what all of them begin with, and the last fence that was given.
+    pub(super) async fn left_in_redis(&self) -> (Vec<String>, u64) {
+        let mut redis = self.stage.service.redis.connect().await;
+        let prefix = format!("lockstep:{}:", self.instance);
+        let (mut keys, fence): (Vec<String>, Option<u64>) = redis::pipe()
+            .cmd("KEYS")
+            .arg(format!("{prefix}*"))
+            .cmd("HGET")
+            .arg(format!("{prefix}fences"))
+            .arg(INVENTORY)
+            .query_async(&mut redis)
+            .await
+            .expect("Redis answers");
+        for key in &mut keys {
+            key.drain(..prefix.len());
+        }
+        (keys, fence.unwrap_or(0))
     }
 
     fn http(&self) -> &reqwest::Client {

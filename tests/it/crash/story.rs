@@ -1,4 +1,4 @@
-//! The scenarios, how a run of one goes, and what the promises allow of it.
+//! The scenarios, and how a run of one goes.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,6 +6,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use super::calls::UNKNOWN;
+use super::judge::judge;
 use super::proxy::{Mode, Moment, Point, Stand};
 use super::run::{Run, Stage, Way};
 
@@ -80,10 +81,10 @@ async fn in_mid_job(run: &Run, job: &str) -> Result<(), String> {
 }
 
 /// A job that was accepted.
-struct Accepted {
-    id: String,
+pub(super) struct Accepted {
+    pub(super) id: String,
     /// The answer to a cancel said that it was recorded.
-    canceled: bool,
+    pub(super) canceled: bool,
 }
 
 impl Accepted {
@@ -115,6 +116,9 @@ pub(super) async fn play(stage: Arc<Stage>, scenario: Scenario, strike: Option<(
     let struck = striker.struck;
     if met.iter().any(|point| point.kind == UNKNOWN) {
         broken.push("a script was called that is not among the product's".to_owned());
+    }
+    if run.gate.failed() {
+        broken.push("the call at the point of the strike showed no effect".to_owned());
     }
     if !broken.is_empty() {
         broken.push(format!("logs: {}", run.keep_logs()));
@@ -206,72 +210,4 @@ async fn settled(run: &Run, jobs: &[Accepted]) -> Result<Vec<Value>, String> {
     });
     let settled = settled.await;
     settled.map_err(|what| format!("{what}: {last:?}"))
-}
-
-/// Compares what was said with what was done.
-async fn judge(
-    scenario: Scenario,
-    run: &Run,
-    jobs: &[Accepted],
-    shown: &[Value],
-    broken: &mut Vec<String>,
-) -> Result<(), String> {
-    let marks = run.marks();
-    let listed = run.shown("/api/v1/jobs").await?;
-    let mut listed: Vec<_> =
-        listed["jobs"].as_array().into_iter().flatten().filter_map(|it| it["job_id"].as_str()).collect();
-    listed.sort_unstable();
-    let mut ids: Vec<_> = jobs.iter().map(|job| job.id.as_str()).collect();
-    ids.sort_unstable();
-    if listed != ids {
-        broken.push(format!("accepted {ids:?}, listed {listed:?}"));
-    }
-    let marks: Vec<Vec<&str>> = marks.lines().map(|line| line.split(' ').collect()).collect();
-    let mut fence = 0_u64;
-    for mark in &marks {
-        match mark[..] {
-            ["start", job, its] => {
-                let its = its.parse().unwrap_or(0);
-                if its <= fence {
-                    broken.push(format!("{job} started with fence {its} after {fence}"));
-                }
-                fence = its;
-            }
-            ["end", ..] => {}
-            _ => broken.push(format!("two containers at work: {mark:?}")),
-        }
-    }
-    for (job, shown) in jobs.iter().zip(shown) {
-        let id = job.id.as_str();
-        let starts: Vec<_> = marks.iter().filter(|mark| mark[..2] == ["start", id]).collect();
-        let end = marks.iter().find(|mark| mark[..2] == ["end", id]).map(|mark| mark[2]);
-        let outcome = shown["outcome"].as_str().unwrap_or_default();
-        let right = match (outcome, end) {
-            // The exit code decides, unless a cancel was recorded first.
-            ("succeeded", Some("0")) => !job.canceled && shown["exit_code"] == 0,
-            ("canceled", Some(_)) => scenario == Scenario::Cancel && job.canceled,
-            ("lost", None) => scenario == Scenario::Rebuild && starts.is_empty(),
-            _ => false,
-        };
-        if !right {
-            broken.push(format!("{id} is {outcome}, its container ended with {end:?}: {shown}"));
-        }
-        if starts.len() > 1 {
-            broken.push(format!("{id} was started {} times", starts.len()));
-        }
-        if let [start] = starts[..]
-            && shown["fence"].as_u64() != start[2].parse().ok()
-        {
-            broken.push(format!("{id} ran with fence {}: {shown}", start[2]));
-        }
-        let served = run.text(&format!("/api/v1/jobs/{id}/output")).await?;
-        let said = run.said(id);
-        if served != said {
-            broken.push(format!("{id} printed {said:?}, served is {served:?}"));
-        }
-    }
-    if !run.last_lives() {
-        broken.push("the dispatcher has ended by itself".to_owned());
-    }
-    Ok(())
 }
