@@ -19,7 +19,7 @@ use crate::support::service::{OPERATOR_TOKEN, Service, secret_of};
 /// How long a condition is waited for: a bound, not a pace.
 const PATIENCE: Duration = Duration::from_secs(45);
 /// Between two looks at a condition.
-const PACE: Duration = Duration::from_millis(40);
+const PACE: Duration = Duration::from_millis(100);
 /// The inventory of every run.
 const INVENTORY: &str = "inventory";
 
@@ -33,7 +33,9 @@ said=/marks/$LOCKSTEP_JOB_ID.said
 say() { echo "$1" >> $said; echo "$1"; }
 stop=
 trap 'stop=yes' TERM
-for word in one two three; do say "$LOCKSTEP_JOB_ID $word: é € 😀"; done
+say "one: $LOCKSTEP_JOB_ID
+two: é € 😀
+three"
 while [ $n -gt 0 ] && [ -z "$stop" ]; do n=$((n - 1)); sleep 0.1; done
 if [ -n "$stop" ]; then
   say "stopping"
@@ -89,6 +91,8 @@ pub(super) struct Run {
     processes: Mutex<Vec<Process>>,
     /// The port of the dispatcher to be asked.
     port: watch::Sender<u16>,
+    /// Containers that were there at the last look; none: it was not looked.
+    left: Mutex<Option<usize>>,
 }
 
 impl Run {
@@ -104,8 +108,8 @@ impl Run {
         let (gate, stands) = Gate::new(strike);
         let proxies = Proxies::before(stage.service.redis.port(), folder.path(), &gate).await;
         let instance = format!("test-{}", &lockstep::clock::draw_name()[..12]);
-        let (processes, port) = (Mutex::default(), watch::Sender::new(0));
-        (Self { stage, instance, folder, gate, proxies, processes, port }, stands)
+        let (processes, port, left) = (Mutex::default(), watch::Sender::new(0), Mutex::default());
+        (Self { stage, instance, folder, gate, proxies, processes, port, left }, stands)
     }
 
     fn processes(&self) -> MutexGuard<'_, Vec<Process>> {
@@ -335,7 +339,9 @@ impl Run {
     /// The containers of this instance, in any phase.
     pub(super) async fn containers(&self) -> Option<usize> {
         let instance = self.instance.parse().expect("a name");
-        self.stage.engine.list(&instance).await.ok().map(|found| found.len())
+        let left = self.stage.engine.list(&instance).await.ok().map(|found| found.len());
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = left;
+        left
     }
 
     /// The marks that containers have left.
@@ -371,6 +377,8 @@ impl Drop for Run {
             let _ = process.child.kill();
             let _ = process.child.wait();
         }
-        crate::support::remove_containers(&format!("lockstep.instance={}", self.instance));
+        if *self.left.lock().unwrap_or_else(PoisonError::into_inner) != Some(0) {
+            crate::support::remove_containers(&format!("lockstep.instance={}", self.instance));
+        }
     }
 }

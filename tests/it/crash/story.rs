@@ -201,12 +201,14 @@ async fn settled(run: &Run, jobs: &[Accepted]) -> Result<Vec<Value>, String> {
         for job in jobs {
             outcomes.push(run.shown(&format!("/api/v1/jobs/{}", job.id)).await);
         }
-        let locks = run.shown("/api/v1/locks").await;
-        let left = run.containers().await;
-        *last.lock().ok()? = format!("{outcomes:?}, locks {locks:?}, containers {left:?}");
+        *last.lock().ok()? = format!("{outcomes:?}");
         let outcomes: Vec<_> = outcomes.into_iter().collect::<Result<_, _>>().ok()?;
-        let over = outcomes.iter().all(|job| !job["outcome"].is_null());
-        (over && locks.ok()?["locks"].as_array()?.is_empty() && left? == 0).then_some(outcomes)
+        if outcomes.iter().any(|job| job["outcome"].is_null()) {
+            return None;
+        }
+        let (locks, left) = (run.shown("/api/v1/locks").await, run.containers().await);
+        *last.lock().ok()? = format!("{outcomes:?}, locks {locks:?}, containers {left:?}");
+        (locks.ok()?["locks"].as_array()?.is_empty() && left? == 0).then_some(outcomes)
     });
     let settled = settled.await;
     settled.map_err(|what| format!("{what}: {last:?}"))
