@@ -17,7 +17,7 @@ use crate::support::redis::free_port;
 use crate::support::service::{OPERATOR_TOKEN, Service, secret_of};
 
 /// How long a condition is waited for: a bound, not a pace.
-const PATIENCE: Duration = Duration::from_secs(45);
+pub(super) const PATIENCE: Duration = Duration::from_secs(45);
 /// Between two looks at a condition.
 const PACE: Duration = Duration::from_millis(100);
 /// The inventory of every run.

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::calls::UNKNOWN;
 use super::judge::judge;
 use super::proxy::{Mode, Moment, Point, Stand};
-use super::run::{Run, Stage, Way};
+use super::run::{PATIENCE, Run, Stage, Way};
 
 /// What happens, strike or no strike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,7 +33,9 @@ impl Scenario {
         match self {
             Self::Plain | Self::Queue => 4,
             Self::Cancel => 50,
-            Self::Adoption | Self::Rebuild => 12,
+            Self::Adoption => 12,
+            // A job that ends before Redis is emptied, its container removed by then, is known to nobody afterwards.
+            Self::Rebuild => 20,
         }
     }
 
@@ -159,7 +161,8 @@ impl Striker<'_> {
         };
         if let Some(go_on) = self.stopped.take() {
             let _ = go_on.send(());
-            let done = stands.recv().await.ok_or("the held call is not passed on")?;
+            let done = tokio::time::timeout(PATIENCE, stands.recv()).await.ok().flatten();
+            let done = done.ok_or("the held call could not be passed on")?;
             let woken = lockstep::clock::wall_ms();
             run.wake();
             let _ = done.go_on.send(());
