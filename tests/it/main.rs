@@ -3,6 +3,7 @@
 mod api;
 mod cli;
 mod config;
+mod crash;
 mod dispatch;
 mod doctor;
 mod documents;
