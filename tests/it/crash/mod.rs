@@ -18,7 +18,7 @@
 //!   fences that grow, one outcome, which is the exit code's, output to the byte, no lock, no queue, no container left, and no job
 //!   beside those that were accepted.
 //!
-//! The plain scenario is struck at every point in every mode; the others at every point in two modes, the other two at the next.
+//! The plain scenario is struck at every point in every mode; the others at every point in one mode, another at the next.
 //! `CRASH_ALL=1` strikes everywhere in every mode.
 
 mod calls;
@@ -54,7 +54,7 @@ type Strike = (Scenario, Option<(Point, Mode)>);
 fn strikes(scenario: Scenario, points: &[Point], everywhere: bool) -> Vec<Strike> {
     let modes = Mode::ALL.len();
     let all = points.iter().enumerate().flat_map(|(nth, point)| {
-        let chosen = move |at: &usize| everywhere || (nth + scenario as usize + at).is_multiple_of(2);
+        let chosen = move |at: &usize| everywhere || *at == (nth + scenario as usize) % modes;
         (0..modes).filter(chosen).map(move |at| (scenario, Some((point.clone(), Mode::ALL[at]))))
     });
     all.collect()
