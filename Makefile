@@ -17,8 +17,8 @@ run: ## the service, ready to use at https://localhost
 demo: ## run, plus a real deployment of app-one by Ansible over SSH
 	@scripts/demo.sh
 
-doctor: ## checks what the running service stands on: configuration, certificate, Redis, engine, image
-	@. scripts/lib.sh; compose exec -T dispatcher lockstep doctor
+doctor: ## checks what the service stands on: configuration, certificate, Redis, engine, image
+	@scripts/doctor.sh
 
 insight: ## RedisInsight at http://localhost:8001 (its image comes from a registry)
 	@scripts/run.sh insight

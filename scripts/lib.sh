@@ -2,7 +2,7 @@
 # What the other scripts share: messages, the progress of long steps, and finding out what the machine has.
 # Sourced, never run. Everything is relative to the repository's root.
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 LOG_DIR=$ROOT/.demo/log
 # Every image and network made here carries this label, so that `make stop` finds its own and nothing else.
 # shellcheck disable=SC2034 # used by those who source this
@@ -69,6 +69,17 @@ compose() {
     docker-compose --project-directory "$ROOT" "$@"
   else
     die "neither \"docker compose\" nor docker-compose is installed" "Run: make setup"
+  fi
+}
+
+# The service is one for this machine: two folders, each with its own secrets, would take it from each other. A folder that is
+# gone has no claim.
+refuse_others_service() {
+  local owner
+  owner=$(docker ps -q --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME" | head -n 1 |
+    xargs -r docker inspect -f '{{ index .Config.Labels "com.docker.compose.project.working_dir" }}')
+  if [ -n "$owner" ] && [ "$owner" != "$ROOT" ] && [ -d "$owner" ]; then
+    die "the service runs already, from $owner" "Stop it there, or here: make stop (DATA=1 removes its data too, which this folder's keys cannot read)"
   fi
 }
 

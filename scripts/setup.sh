@@ -131,7 +131,8 @@ operator_line() { printf 'admin:%s\n' "$(openssl rand -hex 24)"; }
 # and running jobs are not touched; `make run` makes the containers again.
 remove_service() {
   local containers
-  mapfile -t containers < <(docker ps -aq --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME")
+  mapfile -t containers < <(docker ps -aq --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME" \
+    --filter "label=com.docker.compose.project.working_dir=$ROOT")
   [ "${#containers[@]}" -gt 0 ] || return 0
   say "$1: the containers of the service are removed, to be made anew"
   docker stop "${containers[@]}" >/dev/null
@@ -179,9 +180,17 @@ make_keys() {
   if is_root; then chown -R 10001 "$ssh"; fi
 }
 
-# What compose needs to know, whoever calls it: by hand, or the role `dispatcher`. The environment goes before it.
+# What compose needs to know, whoever calls it: by hand, or the role `dispatcher`. The environment goes before it. What the user has
+# set stays; a path made here follows the folder when that is moved or copied.
 make_compose_settings() {
-  [ -e "$ROOT/.env" ] || printf '%s\n' "COMPOSE_PROJECT_NAME=$COMPOSE_PROJECT_NAME" "LOCKSTEP_SSH_DIR=$ROOT/.demo/ssh" >"$ROOT/.env"
+  local file=$ROOT/.env ssh=LOCKSTEP_SSH_DIR=$ROOT/.demo/ssh
+  touch "$file"
+  grep -q '^COMPOSE_PROJECT_NAME=' "$file" || printf '%s\n' "COMPOSE_PROJECT_NAME=$COMPOSE_PROJECT_NAME" >>"$file"
+  if ! grep -q '^LOCKSTEP_SSH_DIR=' "$file"; then
+    printf '%s\n' "$ssh" >>"$file"
+  elif grep -q '^LOCKSTEP_SSH_DIR=.*/\.demo/ssh$' "$file" && ! grep -qxF "$ssh" "$file"; then
+    sed -i "s|^LOCKSTEP_SSH_DIR=.*|$ssh|" "$file"
+  fi
 }
 
 # What only tests need.

@@ -3,7 +3,7 @@
 //! Both files are looked at every few seconds. What cannot be used (half written, a key of another certificate) is logged
 //! once and changes nothing: the old certificate stays until both files fit.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -70,6 +70,8 @@ impl Certificate {
     pub fn load(files: &Tls) -> Result<Arc<Self>, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let current = ArcSwap::from_pointee(read(files, &provider)?);
+        // Read again for each container; known to be good before the first.
+        certificates("tls.ca", &files.ca)?;
         Ok(Arc::new(Self { files: files.clone(), current, provider }))
     }
 
@@ -127,16 +129,20 @@ impl ResolvesServerCert for Certificate {
     }
 }
 
+fn wrong(key: &'static str, path: &Path, cause: impl ToString) -> TlsError {
+    TlsError::File { key, path: path.to_owned(), cause: cause.to_string() }
+}
+
+/// The certificates of a file, at least one.
+fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Vec<_> =
+        CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|error| wrong(key, path, error))?;
+    if found.is_empty() { Err(wrong(key, path, "there is no certificate in it")) } else { Ok(found) }
+}
+
 fn read(files: &Tls, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
-    let wrong = |key, path: &PathBuf, cause: String| TlsError::File { key, path: path.clone(), cause };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.certificate)
-        .and_then(Iterator::collect)
-        .map_err(|error| wrong("tls.certificate", &files.certificate, error.to_string()))?;
-    if chain.is_empty() {
-        return Err(wrong("tls.certificate", &files.certificate, "there is no certificate in it".into()));
-    }
-    let key =
-        PrivateKeyDer::from_pem_file(&files.key).map_err(|error| wrong("tls.key", &files.key, error.to_string()))?;
+    let chain = certificates("tls.certificate", &files.certificate)?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| wrong("tls.key", &files.key, error))?;
     CertifiedKey::from_der(chain, key, provider).map_err(TlsError::Pair)
 }
 

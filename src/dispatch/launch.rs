@@ -43,8 +43,8 @@ fn impossible(reason: impl std::fmt::Display) -> Result<Launched, Trouble> {
 }
 
 /// The engine will not have it. Clients are told what to do about it, the log what the engine said.
-fn refused(container: Option<String>, error: &EngineError) -> Launched {
-    tracing::warn!(%error, "a launch was refused");
+fn refused(held: &Held, container: Option<String>, error: &EngineError) -> Launched {
+    tracing::warn!(job.id = %held.job(), container, %error, "a launch was refused");
     Launched::Impossible { container, outcome: Outcome::Failed, reason: error.told() }
 }
 
@@ -97,7 +97,7 @@ impl Dispatcher {
         let digest = match engine.ensure_image(&runner.image, runner.pull, runner.login.as_ref()).await {
             Ok(digest) => digest,
             Err(error) if error.is_transient() => return Err(error.into()),
-            Err(error) => return Ok(refused(None, &error)),
+            Err(error) => return Ok(refused(held, None, &error)),
         };
         let Some(template) = runner.actions.get(&record.action) else {
             return impossible(format!("action {} is not one of runner.actions any more", record.action));
@@ -108,7 +108,7 @@ impl Dispatcher {
             // Whose container it is, is for a later look to say: the engine may show it a little after it has reserved the name.
             Err(EngineError::NameTaken { .. }) => return Ok(Launched::Shown(Evidence::Unknown)),
             Err(error) if error.is_transient() => return Err(error.into()),
-            Err(error) => return Ok(refused(None, &error)),
+            Err(error) => return Ok(refused(held, None, &error)),
         };
         // The engine is asked who it is now, beside the files: it may be another one since the last pass.
         let (put, engine_id) = tokio::join!(engine.put_files(&container, &files), engine.id());
@@ -119,7 +119,7 @@ impl Dispatcher {
             Err(error) if error.is_transient() => return Err(error.into()),
             Err(error) => {
                 engine.remove(&container).await?;
-                return Ok(refused(None, &error));
+                return Ok(refused(held, None, &error));
             }
         }
         match self.parts.store.confirm(held, &engine_id?, &container, &digest).await {
@@ -136,7 +136,7 @@ impl Dispatcher {
             Err(EngineError::NoContainer { .. }) => return Ok(Launched::LookAgain),
             Err(error) if error.is_transient() => return Err(error.into()),
             Err(error) => {
-                return Ok(refused(Some(container), &error));
+                return Ok(refused(held, Some(container), &error));
             }
         }
         self.parts.store.started(held).await?;

@@ -19,7 +19,7 @@ mod launch;
 mod reconcile;
 mod supervise;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,7 +36,8 @@ use crate::metrics::Metrics;
 use crate::model::app::{App, Secret};
 use crate::model::ids::{Instance, Inventory, JobId};
 use crate::model::job::{Intent, Record, WhenBusy};
-use crate::model::settle::{Evidence, Phase};
+use crate::model::lock::Held;
+use crate::model::settle::Evidence;
 use crate::model::vars::{self, VarError};
 use crate::pepper::{JobSecrets, Pepper};
 use crate::store::{Freeze, NewJob, Store, StoreError, Submitted};
@@ -77,8 +78,8 @@ pub struct Parts {
 /// The dispatcher: accepts requests, supervises jobs, reconciles. Shared by every handler.
 pub struct Dispatcher {
     parts: Parts,
-    /// Jobs that have a task here.
-    supervised: Mutex<HashSet<JobId>>,
+    /// Jobs that have a task here, and the lock under which the next one goes on once that has gone away.
+    supervised: Mutex<HashMap<JobId, Option<(Held, bool)>>>,
     /// Tells the reconciler to look now.
     told: Notify,
     standing: Mutex<Standing>,
@@ -315,8 +316,9 @@ impl Dispatcher {
         let mut intent = Intent::Cancel;
         let running = match &lock.record {
             Some(record) => match self.look(record).await? {
-                Evidence::Own { container, phase: Phase::Running | Phase::Dying }
-                | Evidence::Foreign { container, phase: Phase::Running | Phase::Dying, .. } => Some(container),
+                Evidence::Own { container, phase } | Evidence::Foreign { container, phase, .. } if phase.may_run() => {
+                    Some(container)
+                }
                 Evidence::Unknown if engine_gone && force && record.engine.is_some() => {
                     intent = Intent::EngineGone;
                     None
@@ -326,15 +328,12 @@ impl Dispatcher {
                         "the lock's holder runs on another engine than the one connected here; if that one is gone for good, force with engine_gone",
                     ));
                 }
-                Evidence::Own { phase: Phase::Created | Phase::Ended { .. } | Phase::Unseen, .. }
-                | Evidence::Absent
-                | Evidence::Foreign { .. }
-                | Evidence::Taken => None,
+                Evidence::Own { .. } | Evidence::Absent | Evidence::Foreign { .. } | Evidence::Taken => None,
             },
             None => {
                 let name = container_name(&self.parts.instance, inventory);
                 let found = self.parts.engine.inspect(&name).await?;
-                found.filter(|found| matches!(found.phase, Phase::Running | Phase::Dying)).map(|found| found.container)
+                found.filter(|found| found.phase.may_run()).map(|found| found.container)
             }
         };
         if running.is_some() && !force {
@@ -435,7 +434,7 @@ impl Dispatcher {
         change(&mut self.standing.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn supervised(&self) -> std::sync::MutexGuard<'_, HashSet<JobId>> {
+    fn supervised(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Option<(Held, bool)>>> {
         self.supervised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -145,7 +145,7 @@ impl Dispatcher {
             let id = job.record.id;
             let mine = job.record.owner.as_deref() == Some(self.parts.store.dispatcher());
             if job.record.state == State::Queued
-                || (mine && self.supervised().contains(&id))
+                || (mine && self.supervised().contains_key(&id))
                 || (!mine && job.owner_alive)
             {
                 continue;
@@ -165,7 +165,15 @@ impl Dispatcher {
             return Ok(());
         }
         let engine = &self.parts.engine;
-        match container.phase {
+        let phase = match container.phase {
+            // A list does not tell what ran unseen from what never ran.
+            Phase::Created => match engine.inspect(&container.container).await? {
+                Some(found) => found.phase,
+                None => return Ok(()),
+            },
+            phase => phase,
+        };
+        match phase {
             Phase::Running | Phase::Dying => {
                 tracing::error!(job.id = %record.id, container = %container.container, "a container runs although its job is over; it is left to end by itself");
             }

@@ -4,6 +4,7 @@
 //! somebody else's. Nothing is remembered between rounds but `assumed`, what the step before has just shown, so that the
 //! plain way (create, confirm, start, follow) costs no extra look.
 
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,9 +46,11 @@ pub(super) enum Trouble {
 impl Dispatcher {
     /// Starts the task that carries a job to its end. `fresh`: the lock has just been given, and nothing was tried yet.
     pub(super) fn supervise(self: &Arc<Self>, held: Held, fresh: bool) {
-        if !self.supervised().insert(held.job()) {
-            return;
-        }
+        match self.supervised().entry(held.job()) {
+            Entry::Vacant(place) => place.insert(None),
+            // Its lease is out of date; once it has noticed, this one goes on.
+            Entry::Occupied(mut place) => return drop(place.insert(Some((held, fresh)))),
+        };
         let this = self.clone();
         self.tasks.spawn(async move {
             let job = held.job();
@@ -74,9 +77,11 @@ impl Dispatcher {
             match &trouble {
                 Trouble::Store(StoreError::Stale(why)) => {
                     tracing::info!(job.id = %held.job(), lease = held.lease(), why, "the job is not supervised here any more");
-                    // Should nobody have taken over, the reconciler does; not at once, because nothing would be different.
-                    tokio::time::sleep(PAUSE.1 / 2).await;
-                    self.told.notify_one();
+                    if self.supervised().get(&held.job()).is_none_or(Option::is_none) {
+                        // Should nobody have taken over, the reconciler does; not at once, because nothing would be different.
+                        tokio::time::sleep(PAUSE.1 / 2).await;
+                        self.told.notify_one();
+                    }
                     return None;
                 }
                 Trouble::Store(StoreError::Epoch) => {
@@ -137,8 +142,9 @@ impl Dispatcher {
                 Step::Finish(outcome) => return self.finish(held, &record, outcome, None).await,
                 Step::End { outcome, reason } => {
                     let mut record = record;
-                    if matches!(evidence, Evidence::Own { phase: Phase::Unseen, .. }) {
-                        // It may have printed all the same.
+                    if let Evidence::Own { container, phase: Phase::Unseen } = &evidence {
+                        // It may run still, and it may have printed.
+                        self.parts.engine.lay_to_rest(container).await?;
                         self.take_in(held, &record, &evidence, unread).await?;
                         record = self.own_record(held).await?;
                     }
@@ -233,15 +239,7 @@ impl Dispatcher {
     /// past is told so by it, before it removes what is another's.
     async fn discard(&self, held: &Held, container: &str) -> Result<(), Trouble> {
         self.parts.store.unconfirm(held, container).await?;
-        // No engine removes only what was never started, so it is looked at as late as can be.
-        if self.parts.engine.inspect(container).await?.is_some_and(|found| found.phase != Phase::Created) {
-            return Ok(());
-        }
-        match self.parts.engine.remove(container).await {
-            // It was started meanwhile: the next look says so.
-            Ok(()) | Err(EngineError::Refused { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        Ok(self.parts.engine.discard(container).await?)
     }
 
     /// Moves an ended container of a job that is over out of the way.
@@ -249,6 +247,9 @@ impl Dispatcher {
         if let Some(found) = self.parts.engine.inspect(container).await?
             && let Some(labels) = found.labels
         {
+            if found.phase == Phase::Unseen {
+                self.parts.engine.lay_to_rest(container).await?;
+            }
             let name = ended_name(&self.parts.instance, &labels.inventory, labels.job);
             self.parts.engine.rename(container, &name).await?;
         }
@@ -322,14 +323,17 @@ impl Dispatcher {
     }
 }
 
-/// Takes a job off the list of those supervised here, however its task ends.
+/// Takes a job off the list of those supervised here, however its task ends; what waits to go on with it does.
 struct Listed<'a> {
-    dispatcher: &'a Dispatcher,
+    dispatcher: &'a Arc<Dispatcher>,
     job: JobId,
 }
 
 impl Drop for Listed<'_> {
     fn drop(&mut self) {
-        self.dispatcher.supervised().remove(&self.job);
+        let successor = self.dispatcher.supervised().remove(&self.job).flatten();
+        if let Some((held, fresh)) = successor {
+            self.dispatcher.supervise(held, fresh);
+        }
     }
 }

@@ -283,6 +283,22 @@ pub trait Engine: Send + Sync + 'static {
     /// Renames a container. One that bears the name already, or is gone, is left as it is.
     async fn rename(&self, container: &str, name: &str) -> Result<()>;
 
+    /// Makes sure that a container that is `Unseen` does not run, and will not. `NotReached`: it runs still, or nothing is known.
+    async fn lay_to_rest(&self, container: &str) -> Result<()>;
+
+    /// Removes a container that was never started, and what a start that broke off has left of it. One that was started is left
+    /// as it is. No engine removes only what was never started, so it is looked at as late as can be.
+    async fn discard(&self, container: &str) -> Result<()> {
+        if self.inspect(container).await?.is_some_and(|found| found.phase != Phase::Created) {
+            return Ok(());
+        }
+        match self.remove(container).await {
+            // It was started meanwhile: the next look says so.
+            Ok(()) | Err(EngineError::Refused { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes a container that does not run, with its anonymous volumes; never by force: one that runs is `Refused`. One that is
     /// gone is success.
     async fn remove(&self, container: &str) -> Result<()>;

@@ -18,10 +18,20 @@ pub enum Phase {
         /// The exit code.
         exit_code: i64,
     },
-    /// Started by an engine that died before it had noted so: it may have run, and nobody will see an exit code.
+    /// Started by an engine that died before it had noted so: it may have run, it may run still, and nobody will see an exit code.
     Unseen,
     /// Being removed or stuck in removal: may neither be used nor counted as gone.
     Dying,
+}
+
+impl Phase {
+    /// Whether a process of it may be at work.
+    pub fn may_run(self) -> bool {
+        match self {
+            Self::Running | Self::Dying | Self::Unseen => true,
+            Self::Created | Self::Ended { .. } => false,
+        }
+    }
 }
 
 /// What the engine shows of the containers that matter to a job: its recorded one, or, when none is recorded, the one that
@@ -75,7 +85,7 @@ pub enum Step {
     Follow,
     /// The exit code is recorded: rename the container, complete the output, set the outcome and free the lock.
     Finish(Outcome),
-    /// There is no container: set the outcome and free the lock.
+    /// There is no container, or one that the engine has lost sight of, which is laid to rest first: set the outcome and free the lock.
     End {
         /// The outcome.
         outcome: Outcome,

@@ -77,6 +77,11 @@ pub(super) fn message(body: &[u8]) -> String {
     }
 }
 
+/// Whether a start was given up before the container's process began: by runc, in words that every version of Docker hands on.
+pub(super) fn never_ran(message: &str) -> bool {
+    message.contains("OCI runtime create failed")
+}
+
 /// The network in which a container's name is taken by an endpoint that no container has.
 pub(super) fn network_of_leftover(message: &str) -> Option<&str> {
     let (_, network) = message.split_once("endpoint with name ")?.1.split_once(" already exists in network ")?;
@@ -89,7 +94,7 @@ fn names_no_container(message: &str) -> bool {
 
 /// Whether a refusal to launch is about the engine's condition of the moment rather than about what was asked for.
 fn may_pass(message: &str) -> bool {
-    const SIGNS: [&str; 14] = [
+    const SIGNS: [&str; 15] = [
         "cannot allocate memory",
         "resource temporarily unavailable",
         "no space left on device",
@@ -104,6 +109,8 @@ fn may_pass(message: &str) -> bool {
         "ttrpc: closed",
         "no available ipv4 addresses",
         "shutting down",
+        // See `network_of_leftover`.
+        "already exists in network",
     ];
     let message = message.to_ascii_lowercase();
     SIGNS.iter().any(|sign| message.contains(sign))

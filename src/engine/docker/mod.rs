@@ -21,6 +21,7 @@ use bollard::query_parameters as options;
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use self::errors::Failure;
+use self::spec::Shown;
 use super::{Engine, EngineError, File, Found, Output, Pull, RegistryLogin, Result, Signal, Spec, container_name};
 use crate::model::ids::Instance;
 use crate::model::lock::Held;
@@ -96,8 +97,8 @@ impl Docker {
         }
     }
 
-    /// What Docker shows under an id or a name, and whether it may be wrong in that the container never ran.
-    async fn shown(&self, id_or_name: &str) -> Result<Option<(Found, bool)>> {
+    /// What Docker shows under an id or a name.
+    async fn shown(&self, id_or_name: &str) -> Result<Option<Shown>> {
         const DOING: &str = "look at the container";
         let client = self.client(DOING)?;
         let call = client.inspect_container(id_or_name, None::<options::InspectContainerOptions>);
@@ -113,30 +114,21 @@ impl Docker {
         }
     }
 
-    /// Whether a container's mounts have been made, which is the last thing before its process starts: see [`spec::SET_UP`].
-    async fn was_set_up(&self, container: &str) -> Result<bool> {
+    /// Whether a container that is shown as created was set up to run, which is the last thing before its process starts: see
+    /// [`spec::SET_UP`]. One whose start was refused while it was set up was not.
+    async fn was_set_up(&self, shown: &Shown) -> Result<bool> {
         const DOING: &str = "look for what a start leaves in the container";
+        let container = &shown.found.container;
         let query = options::ContainerArchiveInfoOptionsBuilder::new().path(spec::SET_UP).build();
         let client = self.client(DOING)?;
         match self.ask(QUESTION, client.get_container_archive_info(container, Some(query))).await {
+            Ok(found) if found.file_mode & spec::DIRECTORY != 0 => Ok(!errors::never_ran(&shown.error)),
+            // It was laid to rest.
             Ok(_) => Ok(true),
             // An answer to HEAD has no text that tells a missing path from a missing container; the next look does.
             Err(Failure::Answer { status: 404, .. }) => Ok(false),
             Err(failure) => Err(failure.sort(DOING, container)),
         }
-    }
-
-    /// Docker, killed in the middle of a start, keeps the endpoint of its network under the container's name, and refuses every later
-    /// start under that name. It removes an endpoint by its name only while no container bears it, so this one steps aside meanwhile;
-    /// should somebody take the name, that one cannot be confirmed.
-    async fn remove_leftover(&self, found: &Found, network: &str) -> Result<()> {
-        const DOING: &str = "remove an endpoint that a broken start has left";
-        tracing::warn!(container = %found.container, name = found.name, network, "a start that broke off has left its endpoint; it is removed");
-        self.rename(&found.container, &format!("{}-aside", found.name)).await?;
-        let request = NetworkDisconnectRequest { container: found.name.clone(), force: Some(true) };
-        let removed = self.ask(CHANGE, self.client(DOING)?.disconnect_network(network, request)).await;
-        self.rename(&found.container, &found.name).await?;
-        removed.map_err(|failure| failure.sort(DOING, &found.container))
     }
 
     /// Archive of a path of a container, at most `most` bytes of it. None: there is no such path.
@@ -232,40 +224,31 @@ impl Engine for Docker {
         const DOING: &str = "start the container";
         // Docker starts an ended container once more, so it is asked only about one that never ran. Between the two calls nobody
         // else starts it: an adopter removes a container that it finds not started.
-        let Some((found, _)) = self.shown(container).await? else {
-            return Err(EngineError::NoContainer { container: container.to_owned() });
-        };
-        match found.phase {
-            Phase::Running | Phase::Ended { .. } => return Ok(()),
-            Phase::Dying | Phase::Unseen => {
+        match self.shown(container).await?.map(|shown| shown.found.phase) {
+            None => return Err(EngineError::NoContainer { container: container.to_owned() }),
+            Some(Phase::Running | Phase::Ended { .. }) => return Ok(()),
+            Some(Phase::Dying | Phase::Unseen) => {
                 return Err(EngineError::Refused { doing: DOING, cause: "it is being removed".into() });
             }
-            Phase::Created => {}
+            Some(Phase::Created) => {}
         }
         let client = self.client(DOING)?;
-        let start = || self.ask(CHANGE, client.start_container(container, None::<options::StartContainerOptions>));
-        let started = match start().await {
-            Err(Failure::Answer { status, message }) => match errors::network_of_leftover(&message) {
-                Some(network) => {
-                    self.remove_leftover(&found, network).await?;
-                    start().await
-                }
-                None => Err(Failure::Answer { status, message }),
-            },
-            started => started,
-        };
-        started.map_err(|failure| failure.sort_launch(DOING, container))
+        self.ask(CHANGE, client.start_container(container, None::<options::StartContainerOptions>))
+            .await
+            .map_err(|failure| failure.sort_launch(DOING, container))
     }
 
     async fn inspect(&self, id_or_name: &str) -> Result<Option<Found>> {
-        match self.shown(id_or_name).await? {
-            Some((found, true)) if self.was_set_up(&found.container).await? => {
-                // Unless it was started between the two.
-                let again = self.shown(&found.container).await?;
-                Ok(again.map(|(found, doubt)| if doubt { Found { phase: Phase::Unseen, ..found } } else { found }))
-            }
-            shown => Ok(shown.map(|(found, _)| found)),
+        let Some(shown) = self.shown(id_or_name).await? else { return Ok(None) };
+        if shown.found.phase != Phase::Created || !self.was_set_up(&shown).await? {
+            return Ok(Some(shown.found));
         }
+        // Unless it was started between the two.
+        let again = self.shown(&shown.found.container).await?;
+        Ok(again.map(|Shown { found, .. }| match found.phase {
+            Phase::Created => Found { phase: Phase::Unseen, ..found },
+            _ => found,
+        }))
     }
 
     async fn list(&self, instance: &Instance) -> Result<Vec<Found>> {
@@ -345,6 +328,46 @@ impl Engine for Docker {
             },
             failure => Err(failure.sort(DOING, container)),
         }
+    }
+
+    /// Docker is the only one to ask, and it says what it does not know by what it cannot do: a file takes the place of the folder
+    /// that a start needs, so that no start can go through, and a start is asked for. While its process lives, Docker (20.10) finds
+    /// its id in use; later versions end it. Otherwise the start comes as far as the mounts.
+    async fn lay_to_rest(&self, container: &str) -> Result<()> {
+        const DOING: &str = "make sure that a container that it lost sight of does not run";
+        let file = File { path: spec::SET_UP.to_owned(), content: Vec::new() };
+        self.put_files(container, &[file]).await?;
+        let client = self.client(DOING)?;
+        match self.ask(CHANGE, client.start_container(container, None::<options::StartContainerOptions>)).await {
+            Err(Failure::Answer { message, .. }) if errors::never_ran(&message) => Ok(()),
+            Err(Failure::Answer { message, .. }) => {
+                let cause = format!("its process has to end, or be ended on the engine's host ({message})");
+                Err(EngineError::NotReached { doing: DOING, cause })
+            }
+            Err(failure) => Err(failure.sort(DOING, container)),
+            Ok(()) => Err(EngineError::NotReached { doing: DOING, cause: "it was started after all".to_owned() }),
+        }
+    }
+
+    /// Docker, killed in the middle of a start, now and then keeps the endpoint of its network under the container's name, and
+    /// refuses every later start under that name. It removes an endpoint by its name only while no container bears it.
+    async fn discard(&self, container: &str) -> Result<()> {
+        const DOING: &str = "remove an endpoint that a broken start has left";
+        let Some(shown) = self.shown(container).await? else { return Ok(()) };
+        if shown.found.phase != Phase::Created || self.was_set_up(&shown).await? {
+            return Ok(());
+        }
+        match self.remove(container).await {
+            // It was started meanwhile: the next look says so.
+            Err(EngineError::Refused { .. }) => return Ok(()),
+            removed => removed?,
+        }
+        let Some(network) = errors::network_of_leftover(&shown.error) else { return Ok(()) };
+        let name = shown.found.name;
+        tracing::warn!(name, network, "a start that broke off has left its endpoint; it is removed");
+        let request = NetworkDisconnectRequest { container: name.clone(), force: Some(true) };
+        let removed = self.ask(CHANGE, self.client(DOING)?.disconnect_network(network, request)).await;
+        removed.map_err(|failure| failure.sort(DOING, &name))
     }
 
     async fn remove(&self, container: &str) -> Result<()> {

@@ -21,6 +21,8 @@ const ACTION: &str = "lockstep.action";
 /// A small mount whose only use is that its mount point is made in the container's own layer when its mounts are made. Docker, killed
 /// between starting a process and noting so, shows the container as never started; by this folder one can tell.
 pub(super) const SET_UP: &str = "/run/lockstep/.started";
+/// The bit of a directory in the modes that Docker tells, which are those of Go.
+pub(super) const DIRECTORY: u32 = 1 << 31;
 
 /// Period over which the CPU limit is counted, in microseconds: the kernel's own default.
 const CPU_PERIOD: i64 = 100_000;
@@ -117,13 +119,17 @@ fn read_labels(found: &HashMap<String, String>) -> Option<Labels> {
     })
 }
 
-/// What an inspection shows, and whether that it never ran is in doubt. None: it cannot be read.
-///
-/// It is in no doubt when Docker itself says that the start failed.
-pub(super) fn found(shown: ContainerInspectResponse) -> Option<(Found, bool)> {
+/// What an inspection shows.
+pub(super) struct Shown {
+    pub(super) found: Found,
+    /// Why the last start failed; empty: none did.
+    pub(super) error: String,
+}
+
+/// What an inspection shows. None: it cannot be read.
+pub(super) fn found(shown: ContainerInspectResponse) -> Option<Shown> {
     let state = shown.state?;
     let phase = phase(&state)?;
-    let doubt = phase == Phase::Created && state.error.is_none_or(|error| error.is_empty());
     let found = Found {
         container: shown.id?,
         name: shown.name.unwrap_or_default().trim_start_matches('/').to_owned(),
@@ -131,7 +137,7 @@ pub(super) fn found(shown: ContainerInspectResponse) -> Option<(Found, bool)> {
         labels: shown.config.and_then(|config| config.labels).as_ref().and_then(read_labels),
         out_of_memory: state.oom_killed.unwrap_or(false),
     };
-    Some((found, doubt))
+    Some(Shown { found, error: state.error.unwrap_or_default() })
 }
 
 /// A start that Docker refused leaves the container `created`, with an exit code that nothing returned (126 to 128): it never ran.

@@ -1,15 +1,18 @@
 //! What Docker alone can be asked: how a container is made, and what becomes of connections that are lost or never made.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use lockstep::engine::docker::Docker;
-use lockstep::engine::{Engine as _, File, Mount, RegistryLogin};
+use lockstep::engine::{Engine as _, Mount, RegistryLogin};
 use lockstep::model::app::Secret;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::*;
+use crate::support::eventually;
+use crate::support::private_engine::PrivateEngine;
 
 /// What an inspection shows of a container.
 fn inspected(container: &str) -> (Value, String) {
@@ -123,19 +126,63 @@ async fn a_mount_or_a_network_that_is_not_there_is_refused_with_the_key_to_look_
     assert!(cause.advice.contains("runner.network"), "{cause}");
 }
 
-/// What Docker shows after it was killed between starting a container and noting so: never started, with the mount point that only
-/// a start makes.
 #[tokio::test]
-async fn who_was_set_up_and_is_shown_as_created_may_have_run() {
+async fn a_start_leaves_what_tells_that_it_was_made() {
     let subject = Subject::docker().await;
-    let created = subject.created("inventory", Play::Fails).await;
+    let changed = |container: &str| {
+        let diff =
+            std::process::Command::new("docker").args(["diff", container]).output().expect("docker is installed");
+        String::from_utf8(diff.stdout).expect("text").lines().any(|line| line == "A /run/lockstep/.started")
+    };
+    let created = subject.created("created", Play::Fails).await;
+    assert!(!changed(&created));
     assert_eq!(subject.phase(&created).await, Some(Phase::Created));
-    let file = File { path: "/run/lockstep/.started/x".into(), content: vec![] };
-    subject.engine.put_files(&created, &[file]).await.expect("put");
-    assert_eq!(subject.phase(&created).await, Some(Phase::Unseen));
-    let written = all(subject.engine.follow(&created).await.expect("followed")).await;
-    assert!(written.is_empty());
-    subject.engine.remove(&created).await.expect("removed");
+    assert!(changed(&subject.ended("ended", Play::Fails).await));
+    // Refused while it was set up: known not to have run.
+    let missing = subject.created("missing", Play::Missing).await;
+    subject.engine.start(&missing).await.expect_err("no such command");
+    assert_eq!((changed(&missing), subject.phase(&missing).await), (true, Some(Phase::Created)));
+}
+
+/// Docker 20.10, killed between starting a process and noting so, shows its container as never started while it runs. (Later versions
+/// end it.)
+#[tokio::test]
+async fn a_process_that_docker_has_lost_sight_of_is_waited_for() {
+    let gate = tempfile::tempdir().expect("a folder");
+    let private = PrivateEngine::start("lockstep-base:bookworm").await;
+    let docker = Docker::connect(Some(&private.host())).expect("an address");
+    let subject = Subject::new(Arc::new(docker), None).await;
+    let held = subject.held("inventory").await;
+    let mut spec = subject.spec(&held, Play::Fails);
+    spec.network = Some("none".into());
+    let script = "exec 9> /gate/lock; flock 9; echo begun; while [ ! -e /gate/open ]; do sleep 0.05; done";
+    spec.argv = ["sh", "-c", script].map(str::to_owned).into();
+    let (source, target) = (gate.path().display().to_string(), "/gate".to_owned());
+    spec.mounts = vec![Mount { source, target, read_only: false, secret: false }];
+    let container = subject.engine.create(&held, &spec).await.expect("created");
+    subject.engine.start(&container).await.expect("started");
+    let mut output = subject.engine.follow(&container).await.expect("followed");
+    assert_eq!(first_line(&mut output).await, b"begun\n");
+
+    private.kill().await;
+    private.forget_start(&container);
+    private.run(true).await;
+    assert_eq!(subject.phase(&container).await, Some(Phase::Unseen));
+    subject.engine.discard(&container).await.expect("left alone");
+    assert_eq!(subject.phase(&container).await, Some(Phase::Unseen));
+    let lock = std::fs::File::options().write(true).open(gate.path().join("lock")).expect("made by the container");
+    for _ in 0..2 {
+        let at_work = lock.try_lock().is_err();
+        let rests = subject.engine.lay_to_rest(&container).await;
+        assert!(!at_work || rests.is_err() || lock.try_lock().is_ok(), "it is at work, and said to rest");
+    }
+    std::fs::write(gate.path().join("open"), "").expect("written");
+    eventually("it rests", async || subject.engine.lay_to_rest(&container).await.ok()).await;
+    lock.try_lock().expect("nobody is at work");
+    assert_eq!(subject.phase(&container).await, Some(Phase::Unseen), "it may have run, for good");
+    subject.engine.start(&container).await.expect_err("it is never started again");
+    assert_eq!(all(subject.engine.follow(&container).await.expect("followed")).await, b"begun\n");
+    subject.engine.remove(&container).await.expect("removed");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 use serde_json::Value;
 use tokio::sync::Mutex as AsyncMutex;
 
-use super::engine::PrivateEngine;
+use crate::support::private_engine::PrivateEngine;
 use crate::support::proxy::Proxy;
 use crate::support::redis::{RedisServer, free_port};
 use crate::support::service::{OPERATOR_TOKEN, Service, secret_of};

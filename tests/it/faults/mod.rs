@@ -14,7 +14,6 @@
 //! The short run is a test like any other, in which every kind of fault strikes once, but for the engine's death. `make faults` sets `FAULTS_DEPLOYMENTS` and
 //! `FAULTS_STRIKES`, the least of both, for the long one, whose table stands in `docs/faults.md`; `FAULTS_SEED` repeats one, and `FAULTS_ONLY=engine` strikes with what has that word in its name.
 
-mod engine;
 mod installation;
 mod load;
 mod observer;

@@ -50,6 +50,10 @@ pub(super) enum Action {
         by: u8,
         job: u8,
     },
+    /// A process of which the engine has lost sight ends.
+    Fade {
+        container: Cid,
+    },
     /// A job without a supervisor is adopted; or one of a dispatcher that hangs.
     Adopt {
         by: u8,
@@ -105,7 +109,7 @@ impl Action {
     pub(super) fn goes_on(self) -> bool {
         match self {
             Self::Step { .. } | Self::Memory { .. } | Self::List { .. } | Self::Pass { .. } => true,
-            Self::RemoveLater { .. } | Self::Late => true,
+            Self::RemoveLater { .. } | Self::Late | Self::Fade { .. } => true,
             Self::End { exit_code, .. } => exit_code == 0,
             Self::Adopt { lost, .. } | Self::Grant { lost, .. } => !lost,
             _ => false,
@@ -184,6 +188,9 @@ impl Protocol {
                 out.push(Action::List { by, container });
                 out.push(Action::RemoveLater { by, container });
             }
+            if w.truth.ghosts & container.bit() != 0 {
+                out.push(Action::Fade { container });
+            }
             out.push(Action::End { container, exit_code: 0 });
             out.push(Action::End { container, exit_code: 1 });
             if left.removals > 0 {
@@ -255,12 +262,17 @@ impl Protocol {
                 }
                 spend(&mut w.left.deaths) && {
                     w.truth.starts[usize::from(job)] += 1;
+                    w.truth.ghosts |= at.bit();
                     if self.without != Without::Evidence {
                         w.put(at, Place::Here { phase: Phase::Unseen, fence, aside });
                     }
                     self.go(w, by, job, At::Read(Assumed::Nothing));
                     true
                 }
+            }
+            Action::Fade { container } => {
+                w.truth.ghosts &= !container.bit();
+                true
             }
             Action::Adopt { by, job, lost } => self.adopt_at(w, by, job, lost),
             Action::Grant { by, inventory, lost } => {

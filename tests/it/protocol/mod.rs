@@ -66,6 +66,8 @@ enum Without {
     Clock,
     /// What ran unseen cannot be told from what never ran.
     Evidence,
+    /// A job whose container the engine has lost sight of ends without making sure that it does not run.
+    Rest,
 }
 
 /// What the check has led to: in force, but for the tests that show what each is good for.
@@ -268,6 +270,7 @@ fn a_dispatcher_dies_one_hangs_a_job_is_canceled_and_its_start_refused() {
 #[test]
 fn the_engine_dies_in_the_middle_of_a_start() {
     holds(Protocol::new(&ONE_JOB, Faults { deaths: 1, crashes: 1, hangs: 1, intents: 1, ..NONE }));
+    holds(Protocol::new(&TWO, Faults { deaths: 1, crashes: 1, ..NONE }));
 }
 
 #[test]

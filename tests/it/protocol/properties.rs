@@ -88,7 +88,10 @@ impl Protocol {
 
     fn running(&self, w: &World, inventory: usize) -> usize {
         let of = |at: &Cid| usize::from(at.job) < self.jobs.len() && self.inventory(at.job) == inventory;
-        Cid::all().filter(of).filter(|at| w.phase(*at) == Some(Phase::Running)).count()
+        Cid::all()
+            .filter(of)
+            .filter(|at| w.phase(*at) == Some(Phase::Running) || w.truth.ghosts & at.bit() != 0)
+            .count()
     }
 
     /// Whether nobody is in the middle of anything: supervisors and reconcilers are about to look.

@@ -39,6 +39,9 @@ pub(super) enum At {
     Follow(u8),
     Exited(u8, i64),
     Clear(Cid),
+    /// Make sure that what the engine has lost sight of does not run: own, before its job ends, or another's, before it is moved away.
+    Lay(u8, Outcome),
+    LayOther(Cid),
     Rename(u8, Outcome),
     Finish(Option<u8>, Outcome),
     /// A launch that is impossible.
@@ -84,6 +87,7 @@ impl Protocol {
             At::Exited(_, exit_code) => Op::Exited(exit_code),
             At::Finish(container, outcome) => Op::Finish(container, outcome),
             At::Read(_) | At::Look(_) | At::Other(..) | At::StartLook(_) | At::Follow(_) | At::FailRead => return None,
+            At::Lay(..) | At::LayOther(_) => return None,
         };
         Some(self.script_of(w, by, job, it.lease, op))
     }
@@ -152,6 +156,14 @@ impl Protocol {
                 Some(_) => return false,
                 None => self.go(w, by, job, At::Read(Assumed::Nothing)),
             },
+            // Refused as long as it runs, and tried again.
+            At::Lay(nth, _) if w.truth.ghosts & Cid { job, nth }.bit() != 0 => return false,
+            At::LayOther(at) if w.truth.ghosts & at.bit() != 0 => return false,
+            At::Lay(nth, outcome) if self.without == Without::Rename => {
+                self.go(w, by, job, At::Finish(Some(nth), outcome))
+            }
+            At::Lay(nth, outcome) => self.go(w, by, job, At::Rename(nth, outcome)),
+            At::LayOther(at) => self.go(w, by, job, At::Clear(at)),
             At::FailRead => {
                 let Some(record) = self.own_record(w, by, job, it) else { return true };
                 let outcome = record.intent.map_or(Outcome::Failed, Intent::outcome);
@@ -198,7 +210,13 @@ impl Protocol {
                 }
                 if it.state == State::Starting { At::Show(nth) } else { At::Follow(nth) }
             }
-            Step::Clear { container } => At::Clear(cid(&container, job)),
+            Step::Clear { container } => match evidence {
+                Evidence::Foreign { phase: Phase::Unseen, .. } => At::LayOther(cid(&container, job)),
+                _ => At::Clear(cid(&container, job)),
+            },
+            Step::End { outcome, .. } if self.without != Without::Rest && own_unseen(evidence) => {
+                At::Lay(it.container.expect("what is unseen is recorded before its job ends"), outcome)
+            }
             Step::Finish(outcome) | Step::End { outcome, .. } => match it.container {
                 Some(nth) if self.without != Without::Rename => At::Rename(nth, outcome),
                 container => At::Finish(container, outcome),
@@ -245,6 +263,10 @@ impl Protocol {
         };
         self.go(w, by, job, at);
     }
+}
+
+fn own_unseen(evidence: &Evidence) -> bool {
+    matches!(evidence, Evidence::Own { phase: Phase::Unseen, .. })
 }
 
 fn own_evidence(nth: u8, phase: Phase) -> Evidence {

@@ -53,3 +53,8 @@ fn redis_clock() {
 fn the_evidence_of_a_start() {
     breaks(without(Without::Evidence, Faults { deaths: 1, ..NONE }), ONCE);
 }
+
+#[test]
+fn making_sure_that_it_does_not_run() {
+    breaks(without(Without::Rest, Faults { deaths: 1, ..NONE }), ONE);
+}

@@ -107,6 +107,8 @@ pub(super) struct Truth {
     pub(super) guessed: bool,
     /// A dispatcher has worked on in a memory that has lost what it had seen.
     pub(super) unnoticed: bool,
+    /// Containers of which the engine has lost sight, and whose process is at work.
+    pub(super) ghosts: u16,
 }
 
 /// Faults and wishes that may still happen.

@@ -249,6 +249,10 @@ impl Engine for Puppet {
         Ok(())
     }
 
+    async fn lay_to_rest(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
+
     async fn remove(&self, container: &str) -> Result<()> {
         if self.faults().removal {
             return Err(EngineError::NotReached { doing: "remove", cause: "device or resource busy".into() });

@@ -340,6 +340,10 @@ impl Engine for Scripted {
         self.call(Verb::Rename, container, move |world| world.rename(&id, name)).await
     }
 
+    async fn lay_to_rest(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
+
     async fn remove(&self, container: &str) -> Result<()> {
         let id = container.to_owned();
         self.call(Verb::Remove, container, move |world| world.remove(&id)).await

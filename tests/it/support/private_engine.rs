@@ -7,17 +7,17 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::support::eventually;
+use super::eventually;
 
 /// The engine.
-pub(super) struct PrivateEngine {
+pub(crate) struct PrivateEngine {
     folder: tempfile::TempDir,
     holder: Child,
 }
 
 impl PrivateEngine {
     /// Starts one that has the image of the machine's engine.
-    pub(super) async fn start(image: &str) -> Self {
+    pub(crate) async fn start(image: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         for part in ["etc", "data", "exec"] {
             std::fs::create_dir(folder.path().join(part)).expect("a folder");
@@ -43,13 +43,13 @@ impl PrivateEngine {
     }
 
     /// What to connect to.
-    pub(super) fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         format!("unix://{}", self.path("docker.sock").display())
     }
 
     /// Starts its process and waits until it answers. With live-restore, containers go on under the new process; without, it ends
     /// those that it finds running.
-    pub(super) async fn run(&self, live_restore: bool) {
+    pub(crate) async fn run(&self, live_restore: bool) {
         let path = |name: &str| self.path(name).display().to_string();
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).expect("a log");
         let mut command = Command::new("nsenter");
@@ -65,7 +65,7 @@ impl PrivateEngine {
     }
 
     /// Kills it with SIGKILL, its containerd with it, and sees their end. Containers go on.
-    pub(super) async fn kill(&self) {
+    pub(crate) async fn kill(&self) {
         let files = [self.path("pid"), self.path("exec/containerd/containerd.pid")];
         let pids: Vec<String> = files.iter().filter_map(|file| std::fs::read_to_string(file).ok()).collect();
         for pid in &pids {
@@ -79,13 +79,26 @@ impl PrivateEngine {
         }
     }
 
+    /// Makes a container that runs look as if its start had never been noted, while the engine is away: what is left when it is killed
+    /// between the two.
+    pub(crate) fn forget_start(&self, container: &str) {
+        let path = self.path("data/containers").join(container).join("config.v2.json");
+        let text = std::fs::read_to_string(&path).expect("Docker's record of the container");
+        let mut record: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let state = record["State"].as_object_mut().expect("its state");
+        state.insert("Running".to_owned(), false.into());
+        state.insert("Pid".to_owned(), 0.into());
+        state.insert("StartedAt".to_owned(), "0001-01-01T00:00:00Z".into());
+        std::fs::write(&path, record.to_string()).expect("written");
+    }
+
     /// Runs the engine's client.
-    pub(super) fn docker(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn docker(&self, arguments: &[&str]) -> Output {
         Command::new("docker").args(["-H", &self.host()]).args(arguments).output().expect("docker is installed")
     }
 
     /// What it logged.
-    pub(super) fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 }
