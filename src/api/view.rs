@@ -112,6 +112,7 @@ fn why_held(record: Option<&Record>) -> String {
             format!("its container is being ended: {why}")
         }
         _ if record.exit_code.is_some() => "its container has ended; the outcome is being set".into(),
+        State::Starting | State::Running if record.reason.is_some() => record.reason.clone().unwrap_or_default(),
         State::Running => "its container runs".into(),
         State::Queued | State::Starting => "its container is being created".into(),
         State::Ended(_) => "its job has ended; the lock goes on with the next pass".into(),

@@ -44,9 +44,11 @@ const SECOND_LOOK: Duration = Duration::from_secs(1);
 type Writing<'a> = Pin<Box<dyn Future<Output = Result<Position, StoreError>> + Send + 'a>>;
 
 impl Dispatcher {
-    /// Follows the job's container until its exit code is recorded, or until there is a reason to look again.
-    pub(super) async fn follow(&self, held: &Held, record: &Record) -> Result<(), Trouble> {
-        let Some(container) = record.container.as_deref() else { return Ok(()) };
+    /// Follows the job's container until its exit code is recorded, or until there is a reason to look again. False: it has ended, and
+    /// the exit code that is shown is not to be believed. `over`: it does not run any more, so that the engine may have died at its
+    /// end; whoever follows it from when it ran, to the end of its log, knows that it has not.
+    pub(super) async fn follow(&self, held: &Held, record: &Record, over: bool) -> Result<bool, Trouble> {
+        let Some(container) = record.container.as_deref() else { return Ok(true) };
         let mut watch = Watch::new(self, held, container, record).await?;
         if record.state == State::Starting {
             self.parts.store.started(held).await?;
@@ -104,19 +106,20 @@ impl Dispatcher {
             }
         }
         drop(writing);
-        self.record_end(held, container, at, intake).await
+        self.record_end(held, container, at, intake, over).await
     }
 
-    /// After the log's end: the rest of the text and the exit code, if the container has ended.
+    /// After the log's end: the rest of the text and the exit code, if the container has ended. False: it is not to be believed.
     async fn record_end(
         &self,
         held: &Held,
         container: &str,
         at: Position,
         intake: Option<Intake>,
-    ) -> Result<(), Trouble> {
+        over: bool,
+    ) -> Result<bool, Trouble> {
         let waited = self.parts.engine.wait(container, END_LAG).await;
-        let Some(found) = self.parts.engine.inspect(container).await? else { return Ok(()) };
+        let Some(found) = self.parts.engine.inspect(container).await? else { return Ok(true) };
         let exit_code = match found.phase {
             Phase::Ended { exit_code } => Some(exit_code),
             Phase::Unseen => None,
@@ -124,7 +127,7 @@ impl Dispatcher {
                 if let Err(error) = waited {
                     tracing::info!(job.id = %held.job(), %error, "the log ended before the container; it is followed again");
                 }
-                return Ok(());
+                return Ok(true);
             }
         };
         if let Some(mut intake) = intake {
@@ -134,27 +137,33 @@ impl Dispatcher {
                 self.write(held, at, intake.raw(), text).await?;
             }
         }
+        if over && exit_code == Some(0) && !self.parts.engine.vouches(container).await? {
+            return Ok(false);
+        }
         if let Some(exit_code) = exit_code {
             let reason = found.out_of_memory.then_some("the container was killed for want of memory (runner.memory)");
             self.parts.store.exited(held, exit_code, reason).await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The container does not run any more and its log stays unreadable: what is missing is announced, and the exit code, if there is
     /// one, is the outcome.
-    pub(super) async fn give_up_reading(&self, held: &Held, error: &EngineError) -> Result<(), Trouble> {
+    pub(super) async fn give_up_reading(&self, held: &Held, error: &EngineError) -> Result<bool, Trouble> {
         let record = self.own_record(held).await?;
-        let Evidence::Own { container, phase } = self.look(&record).await? else { return Ok(()) };
+        let Evidence::Own { container, phase } = self.look(&record).await? else { return Ok(true) };
         if !matches!(phase, Phase::Ended { .. } | Phase::Unseen) {
-            return Ok(());
+            return Ok(true);
         }
         tracing::error!(job.id = %held.job(), container, %error, "the log of an ended container cannot be read; its output stays incomplete");
         self.write(held, record.output, record.output.raw, UNREAD.to_owned()).await?;
         if let Phase::Ended { exit_code } = phase {
+            if exit_code == 0 && !self.parts.engine.vouches(&container).await? {
+                return Ok(false);
+            }
             self.parts.store.exited(held, exit_code, None).await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// One write of output, and where things stand after it.

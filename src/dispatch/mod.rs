@@ -37,7 +37,7 @@ use crate::model::app::{App, Secret};
 use crate::model::ids::{Instance, Inventory, JobId};
 use crate::model::job::{Intent, Record, WhenBusy};
 use crate::model::lock::Held;
-use crate::model::settle::Evidence;
+use crate::model::settle::{Evidence, Phase};
 use crate::model::vars::{self, VarError};
 use crate::pepper::{JobSecrets, Pepper};
 use crate::store::{Freeze, NewJob, Store, StoreError, Submitted};
@@ -301,7 +301,8 @@ impl Dispatcher {
 
     /// Frees an inventory: refused while its container runs unless forced; forced, the container is killed and seen gone first.
     /// Returns the job that held it.
-    /// With `engine_gone`, a holder whose container is on an engine other than the one connected here is given up as `lost`.
+    /// With `engine_gone`, a holder whose container is on an engine other than the one connected here, or one of which the engine has
+    /// lost sight, is given up as `lost`.
     pub async fn unlock(
         &self,
         inventory: &Inventory,
@@ -316,6 +317,15 @@ impl Dispatcher {
         let mut intent = Intent::Cancel;
         let running = match &lock.record {
             Some(record) => match self.look(record).await? {
+                Evidence::Own { phase: Phase::Unseen, .. } if engine_gone && force => {
+                    intent = Intent::EngineGone;
+                    None
+                }
+                Evidence::Own { phase: Phase::Unseen, .. } => {
+                    return Err(Refusal::NotReady(
+                        "the engine has lost sight of the holder's process; once it is seen on the engine's host that it does not run, force with engine_gone",
+                    ));
+                }
                 Evidence::Own { container, phase } | Evidence::Foreign { container, phase, .. } if phase.may_run() => {
                     Some(container)
                 }

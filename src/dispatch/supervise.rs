@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::Dispatcher;
 use super::launch::Launched;
-use crate::engine::{EngineError, container_name, ended_name};
+use crate::engine::{EngineError, Rest, container_name, ended_name};
 use crate::model::ids::JobId;
 use crate::model::job::{Intent, Outcome, Record};
 use crate::model::lock::Held;
@@ -23,6 +23,12 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 
 /// So often in a row the log of a container that has ended is read before its output is taken for unreadable.
 const READINGS: u32 = 5;
+
+/// What is said of a job while a process of it may be at work that the engine does not know.
+const LOST_SIGHT: &str = "the engine died while it started the container, and cannot say whether it runs; once it is seen on the engine's host that it does not, unlock by force with engine_gone";
+
+/// Why a job is lost whose container the engine shows as ended with 0.
+const UNSEEN_END: &str = "the engine died as the container ended, and its word for exit code 0 is no proof";
 
 /// Why a round came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -137,14 +143,23 @@ impl Dispatcher {
                     let engine = self.parts.engine.id().await?;
                     self.parts.store.recognize(held, &engine, &container).await?;
                 }
-                Step::Follow => self.take_in(held, &record, &evidence, unread).await?,
+                Step::Follow => {
+                    if !self.take_in(held, &record, &evidence, unread).await? {
+                        let record = self.own_record(held).await?;
+                        return self.finish(held, &record, Outcome::Lost, Some(UNSEEN_END)).await;
+                    }
+                }
                 Step::Clear { container } => self.clear(&container).await?,
                 Step::Finish(outcome) => return self.finish(held, &record, outcome, None).await,
                 Step::End { outcome, reason } => {
                     let mut record = record;
                     if let Evidence::Own { container, phase: Phase::Unseen } = &evidence {
-                        // It may run still, and it may have printed.
-                        self.parts.engine.lay_to_rest(container).await?;
+                        if self.rest(held, &record, container).await? == Rest::NeverRan {
+                            self.parts.store.unconfirm(held, container).await?;
+                            self.parts.engine.remove(container).await?;
+                            continue;
+                        }
+                        // It may have printed.
                         self.take_in(held, &record, &evidence, unread).await?;
                         record = self.own_record(held).await?;
                     }
@@ -155,16 +170,30 @@ impl Dispatcher {
         }
     }
 
-    /// Follows the recorded container. `unread` counts in a row how often the log of one that does not run any more could not be read.
+    /// Makes sure that a container which the engine has lost sight of does not run. As long as that is not sure the lock is held, and
+    /// says why; an operator who has seen for himself that it does not may say so (`engine_gone`).
+    async fn rest(&self, held: &Held, record: &Record, container: &str) -> Result<Rest, Trouble> {
+        if record.intent == Some(Intent::EngineGone) {
+            return Ok(Rest::MayHaveRun);
+        }
+        let rest = self.parts.engine.lay_to_rest(container).await;
+        if let Err(error) = &rest {
+            tracing::warn!(job.id = %held.job(), container, %error, "it is not known whether a container runs");
+            self.parts.store.remark(held, LOST_SIGHT).await?;
+        }
+        Ok(rest?)
+    }
+
+    /// Follows the recorded container; false: its exit code is not to be believed. `unread` counts in a row how often the log of one that does not run any more could not be read.
     async fn take_in(
         &self,
         held: &Held,
         record: &Record,
         evidence: &Evidence,
         unread: &mut u32,
-    ) -> Result<(), Trouble> {
+    ) -> Result<bool, Trouble> {
         let over = matches!(evidence, Evidence::Own { phase: Phase::Ended { .. } | Phase::Unseen, .. });
-        match self.follow(held, record).await {
+        match self.follow(held, record, over).await {
             Err(Trouble::Engine(error)) if over => {
                 *unread += 1;
                 if *unread < READINGS {

@@ -230,6 +230,15 @@ pub struct Found {
     pub out_of_memory: bool,
 }
 
+/// What is known of a container that was laid to rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// It never ran.
+    NeverRan,
+    /// It may have run.
+    MayHaveRun,
+}
+
 /// What signal to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
@@ -271,6 +280,11 @@ pub trait Engine: Send + Sync + 'static {
     /// All containers, in any phase, that are labelled with the instance.
     async fn list(&self, instance: &Instance) -> Result<Vec<Found>>;
 
+    /// Whether the exit code 0 that is shown of an ended container is one that the engine has seen.
+    async fn vouches(&self, _container: &str) -> Result<bool> {
+        Ok(true)
+    }
+
     /// Reads a container's output from its first byte and goes on while it runs.
     async fn follow(&self, container: &str) -> Result<Output>;
 
@@ -284,7 +298,7 @@ pub trait Engine: Send + Sync + 'static {
     async fn rename(&self, container: &str, name: &str) -> Result<()>;
 
     /// Makes sure that a container that is `Unseen` does not run, and will not. `NotReached`: it runs still, or nothing is known.
-    async fn lay_to_rest(&self, container: &str) -> Result<()>;
+    async fn lay_to_rest(&self, container: &str) -> Result<Rest>;
 
     /// Removes a container that was never started, and what a start that broke off has left of it. One that was started is left
     /// as it is. No engine removes only what was never started, so it is looked at as late as can be.

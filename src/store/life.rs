@@ -93,6 +93,14 @@ impl Store {
         }
     }
 
+    /// Records why a job does not get on, unless something is recorded.
+    pub async fn remark(&self, held: &Held, reason: &str) -> Result<()> {
+        let reply = self.write(&scripts::REMARK, held, |call| {
+            call.arg(reason);
+        });
+        reply.await.map(drop)
+    }
+
     /// Step 3 of the end, one script: sets the outcome (once), drops the ring, frees the lock or hands it to the next in the queue
     /// (unless frozen), starts the retention. Returns the next holder, which the caller supervises. Repeating is harmless.
     pub async fn finish(&self, held: &Held, outcome: Outcome, reason: Option<&str>) -> Result<Option<Held>> {

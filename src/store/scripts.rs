@@ -40,6 +40,7 @@ scripts! {
     CONFIRM = "_words" "_epoch" "confirm";
     RECOGNIZE = "_words" "_epoch" "recognize";
     UNCONFIRM = "_words" "_epoch" "unconfirm";
+    REMARK = "_words" "_epoch" "remark";
     STARTED = "_words" "_epoch" "started";
     APPEND = "_words" "_epoch" "append";
     COMPLETE = "_words" "_epoch" "complete";
@@ -158,6 +159,6 @@ mod tests {
             assert!(text.contains("\n-- Invariant"), "{path:?}");
             assert!(!step || text.contains("\n-- replies  "), "{path:?}");
         }
-        assert_eq!(super::all().len(), 20);
+        assert_eq!(super::all().len(), 21);
     }
 }

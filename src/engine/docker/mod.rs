@@ -11,6 +11,7 @@
 //! call has a connection of its own: none waits for another, and following two hundred logs takes nothing from the rest.
 //! No state of the engine is kept here, not even its id: it may be replaced by another while we run.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -22,7 +23,9 @@ use futures::{StreamExt as _, TryStreamExt as _};
 
 use self::errors::Failure;
 use self::spec::Shown;
-use super::{Engine, EngineError, File, Found, Output, Pull, RegistryLogin, Result, Signal, Spec, container_name};
+use super::{
+    Engine, EngineError, File, Found, Output, Pull, RegistryLogin, Rest, Result, Signal, Spec, container_name,
+};
 use crate::model::ids::Instance;
 use crate::model::lock::Held;
 use crate::model::settle::Phase;
@@ -272,6 +275,33 @@ impl Engine for Docker {
             .await
     }
 
+    /// Docker before 23 (API 1.42), killed between taking an end off containerd and noting it, shows exit code 0 afterwards, whatever it was.
+    /// An end that it has noted is among the events that it keeps, the last 256 of this process; it is not, if this process is younger.
+    async fn vouches(&self, container: &str) -> Result<bool> {
+        const DOING: &str = "ask whether it has seen the container end";
+        const KEPT: usize = 256;
+        let client = self.client(DOING)?;
+        // By its own clock: a question that reaches into the future is held open.
+        let info = self.ask(QUESTION, client.info()).await.map_err(|failure| failure.sort(DOING, container))?;
+        let now = info.system_time.and_then(|time| time.parse::<jiff::Timestamp>().ok());
+        let now = now.ok_or(EngineError::NotReached { doing: DOING, cause: "it told no time".to_owned() })?;
+        let now = format!("{}.{:09}", now.as_second(), now.subsec_nanosecond());
+        let events = async |filters: HashMap<String, Vec<String>>| {
+            let query = options::EventsOptionsBuilder::new().since("0").until(&now).filters(&filters).build();
+            let kept = client.events(Some(query)).try_fold(0, async |count, _| Ok(count + 1_usize));
+            self.ask(QUESTION, kept).await.map_err(|failure| failure.sort(DOING, container))
+        };
+        let end =
+            [("container", container), ("event", "die")].map(|(name, value)| (name.to_owned(), vec![value.to_owned()]));
+        if events(end.into()).await? > 0 {
+            return Ok(true);
+        }
+        let version = self.ask(QUESTION, client.version()).await.map_err(|failure| failure.sort(DOING, container))?;
+        let told = version.api_version.unwrap_or_default();
+        let minor = told.strip_prefix("1.").and_then(|minor| minor.parse::<u32>().ok());
+        Ok(minor.is_none_or(|minor| minor >= 42) || events(HashMap::new()).await? >= KEPT)
+    }
+
     async fn follow(&self, container: &str) -> Result<Output> {
         output::follow(self.clone(), container).await
     }
@@ -331,15 +361,20 @@ impl Engine for Docker {
     }
 
     /// Docker is the only one to ask, and it says what it does not know by what it cannot do: a file takes the place of the folder
-    /// that a start needs, so that no start can go through, and a start is asked for. While its process lives, Docker (20.10) finds
-    /// its id in use; later versions end it. Otherwise the start comes as far as the mounts.
-    async fn lay_to_rest(&self, container: &str) -> Result<()> {
+    /// that a start needs, so that no start can go through, and a start is asked for.
+    ///
+    /// While its process lives, Docker 20.10 finds the container's id in use; later versions end it. When its process was never
+    /// made, containerd, which was killed too, has the container's keeper and no task of it. Otherwise the start comes as far as the mounts.
+    async fn lay_to_rest(&self, container: &str) -> Result<Rest> {
         const DOING: &str = "make sure that a container that it lost sight of does not run";
         let file = File { path: spec::SET_UP.to_owned(), content: Vec::new() };
         self.put_files(container, &[file]).await?;
         let client = self.client(DOING)?;
         match self.ask(CHANGE, client.start_container(container, None::<options::StartContainerOptions>)).await {
-            Err(Failure::Answer { message, .. }) if errors::never_ran(&message) => Ok(()),
+            Err(Failure::Answer { message, .. }) if errors::never_ran(&message) => Ok(Rest::MayHaveRun),
+            Err(Failure::Answer { message, .. }) if message == format!("task {container}: already exists") => {
+                Ok(Rest::NeverRan)
+            }
             Err(Failure::Answer { message, .. }) => {
                 let cause = format!("its process has to end, or be ended on the engine's host ({message})");
                 Err(EngineError::NotReached { doing: DOING, cause })

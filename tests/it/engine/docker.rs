@@ -185,6 +185,34 @@ async fn a_process_that_docker_has_lost_sight_of_is_waited_for() {
     subject.engine.remove(&container).await.expect("removed");
 }
 
+/// Docker 20.10 shows exit code 0 for a container whose end it took off containerd and, killed, did not note.
+#[tokio::test]
+async fn docker_vouches_for_an_end_that_it_has_seen() {
+    let private = PrivateEngine::start("lockstep-base:bookworm").await;
+    let docker = Docker::connect(Some(&private.host())).expect("an address");
+    let subject = Subject::new(Arc::new(docker), None).await;
+    let ended = async |inventory: &str, exit_code: i64| {
+        let held = subject.held(inventory).await;
+        let mut spec = subject.spec(&held, Play::Fails);
+        spec.network = Some("none".into());
+        spec.argv = ["sh", "-c", &format!("exit {exit_code}")].map(str::to_owned).into();
+        let container = subject.engine.create(&held, &spec).await.expect("created");
+        subject.engine.start(&container).await.expect("started");
+        subject.engine.wait(&container, LONG).await.expect("it ends");
+        assert_eq!(subject.phase(&container).await, Some(Phase::Ended { exit_code }));
+        container
+    };
+    let good = ended("good", 0).await;
+    assert!(subject.engine.vouches(&good).await.expect("the engine answers"));
+    let bad = ended("bad", 1).await;
+    private.kill().await;
+    private.forget_end(&bad);
+    private.run(false).await;
+    let shown = subject.phase(&bad).await;
+    let vouched = subject.engine.vouches(&bad).await.expect("the engine answers");
+    assert!(shown != Some(Phase::Ended { exit_code: 0 }) || !vouched, "{shown:?}");
+}
+
 #[tokio::test]
 async fn who_wants_too_much_memory_is_seen_to_have_been_killed_for_it() {
     let subject = Subject::docker().await;

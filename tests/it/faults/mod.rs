@@ -11,8 +11,9 @@
 //! * The *observer* compares those marks with what clients were told, and the output with the engine's own log.
 //! * The seed is printed: it decides which faults strike, when, and what the jobs do. What is struck in mid-job is chance all the same.
 //!
-//! The short run is a test like any other, in which every kind of fault strikes once, but for the engine's death. `make faults` sets `FAULTS_DEPLOYMENTS` and
-//! `FAULTS_STRIKES`, the least of both, for the long one, whose table stands in `docs/faults.md`; `FAULTS_SEED` repeats one, and `FAULTS_ONLY=engine` strikes with what has that word in its name.
+//! The short run is a test like any other, in which every kind of fault strikes once, but for the engine's
+//! death. `make faults` sets `FAULTS_DEPLOYMENTS` and `FAULTS_STRIKES`, the least of both, for the long one, whose table stands in
+//! `docs/faults.md`; `FAULTS_SEED` repeats one, and `FAULTS_ONLY=engine` strikes with what has that word in its name.
 
 mod installation;
 mod load;

@@ -192,6 +192,8 @@ impl Verdict {
         for (name, rows) in self.columns() {
             let _ = writeln!(text, "| {name} | {} |", rows.len());
         }
+        let operated = "locks held until an operator had looked: Docker could not say whether a process runs";
+        let _ = writeln!(text, "| {operated} | {} |", self.strikes.operated);
         text
     }
 }

@@ -52,6 +52,11 @@ impl Fault {
         F::AllKilled,
     ];
 
+    /// Whether it kills the engine.
+    fn kills_engine(self) -> bool {
+        matches!(self, F::EngineKilled | F::EngineKilledLiveRestore | F::AllKilled)
+    }
+
     /// Its line in the table.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -80,6 +85,8 @@ pub(super) struct Strikes {
     pub(super) counts: BTreeMap<Fault, Count>,
     /// Moments at which Redis lost its memory.
     pub(super) wiped: Vec<Instant>,
+    /// Processes that an operator had to end, because Docker could not say whether they ran.
+    pub(super) operated: u64,
     /// Jobs whose containers were ended by a fault.
     pub(super) struck: BTreeSet<String>,
     /// Times in which the engine was being killed and started: what was created or started then may be known to nobody.
@@ -115,11 +122,12 @@ impl Striker {
     }
 
     /// Strikes on and on, every kind in turn in an order of chance, until it was done so often, all deployments have been asked for
-    /// and every kind has struck.
+    /// and every kind has struck. The short run (`least` is 0) leaves the engine alive: what Docker 20.10 does when it is killed is not always
+    /// what it says; see `docs/faults.md`.
     /// `only`: a word that must stand in the fault's name.
     pub(super) async fn strike(&mut self, least: u64, only: &str) -> Strikes {
         let mut kinds = Fault::ALL.to_vec();
-        kinds.retain(|fault| fault.name().contains(only));
+        kinds.retain(|fault| fault.name().contains(only) && (least > 0 || !fault.kills_engine()));
         let mut strikes = 0;
         loop {
             let mut turn = kinds.clone();
@@ -146,6 +154,9 @@ impl Striker {
         let back = self.inflict(fault, which, while_away, &running).await;
         self.here.recovered().await;
         let took = back.elapsed();
+        if fault.kills_engine() {
+            self.operate().await;
+        }
         let count = self.strikes.counts.entry(fault).or_default();
         count.all += 1;
         count.mid_job += u64::from(!running.is_empty());
@@ -157,6 +168,22 @@ impl Striker {
             fault.name(),
             took.as_millis()
         );
+    }
+
+    /// Does what the dispatcher asks an operator for: a process that was made and never set going, of which Docker knows nothing, is ended
+    /// on the engine's host. One that is still there after so long as a start takes is such a one.
+    async fn operate(&mut self) {
+        let before = self.here.engine.parked();
+        if before.is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        for container in self.here.engine.parked() {
+            if before.contains(&container) {
+                self.here.engine.end_parked(&container);
+                self.strikes.operated += 1;
+            }
+        }
     }
 
     /// Strikes and makes good again. Returns when the part was back.

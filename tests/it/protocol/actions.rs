@@ -49,6 +49,8 @@ pub(super) enum Action {
     Blind {
         by: u8,
         job: u8,
+        /// Its process began.
+        ran: bool,
     },
     /// A process of which the engine has lost sight ends.
     Fade {
@@ -165,7 +167,8 @@ impl Protocol {
                     out.push(Action::Refuse { by, job });
                 }
                 if left.deaths > 0 {
-                    out.push(Action::Blind { by, job });
+                    out.push(Action::Blind { by, job, ran: true });
+                    out.push(Action::Blind { by, job, ran: false });
                 }
             }
             for inventory in 0..small(INVENTORIES) {
@@ -252,7 +255,7 @@ impl Protocol {
                     true
                 }
             }
-            Action::Blind { by, job } => {
+            Action::Blind { by, job, ran } => {
                 let Some(it) = w.dispatchers[usize::from(by)].supervisors[usize::from(job)] else { return false };
                 let At::Start(nth) = it.at else { return false };
                 let at = Cid { job, nth };
@@ -261,8 +264,12 @@ impl Protocol {
                     return false;
                 }
                 spend(&mut w.left.deaths) && {
-                    w.truth.starts[usize::from(job)] += 1;
-                    w.truth.ghosts |= at.bit();
+                    if ran {
+                        w.truth.starts[usize::from(job)] += 1;
+                        w.truth.ghosts |= at.bit();
+                    } else {
+                        w.truth.idle |= at.bit();
+                    }
                     if self.without != Without::Evidence {
                         w.put(at, Place::Here { phase: Phase::Unseen, fence, aside });
                     }

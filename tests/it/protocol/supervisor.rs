@@ -159,6 +159,9 @@ impl Protocol {
             // Refused as long as it runs, and tried again.
             At::Lay(nth, _) if w.truth.ghosts & Cid { job, nth }.bit() != 0 => return false,
             At::LayOther(at) if w.truth.ghosts & at.bit() != 0 => return false,
+            At::Lay(nth, _) if w.truth.idle & Cid { job, nth }.bit() != 0 => {
+                self.go(w, by, job, At::Unconfirm(Cid { job, nth }));
+            }
             At::Lay(nth, outcome) if self.without == Without::Rename => {
                 self.go(w, by, job, At::Finish(Some(nth), outcome))
             }

@@ -107,8 +107,9 @@ pub(super) struct Truth {
     pub(super) guessed: bool,
     /// A dispatcher has worked on in a memory that has lost what it had seen.
     pub(super) unnoticed: bool,
-    /// Containers of which the engine has lost sight, and whose process is at work.
+    /// Containers of which the engine has lost sight: those whose process is at work, and those that never had one.
     pub(super) ghosts: u16,
+    pub(super) idle: u16,
 }
 
 /// Faults and wishes that may still happen.
@@ -308,7 +309,8 @@ impl World {
     pub(super) fn lose_memory(&mut self, kept: Redis, strict: bool) {
         for job in 0..small(JOBS) {
             let recorded = |nth| strict && self.job(job).is_some_and(|it| it.container == Some(nth));
-            let shows = |nth, phase| phase != Phase::Created || recorded(nth);
+            let idle = |nth| self.truth.idle & Cid { job, nth }.bit() != 0;
+            let shows = |nth, phase| phase != Phase::Created && !idle(nth) || recorded(nth);
             let shown =
                 (0..small(TRIES)).any(|nth| self.phase(Cid { job, nth }).is_some_and(|phase| shows(nth, phase)));
             // One that had its outcome has had it.

@@ -7,6 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use serde_json::Value;
+
 use super::eventually;
 
 /// The engine.
@@ -79,16 +81,46 @@ impl PrivateEngine {
         }
     }
 
+    /// Containers whose process containerd has made and nobody has set going.
+    pub(crate) fn parked(&self) -> Vec<String> {
+        let listed = self.containerd(&["tasks", "ls"]);
+        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+        let words = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        words.filter(|words| words.last() == Some(&"CREATED")).map(|words| words[0].to_owned()).collect()
+    }
+
+    /// Ends such a process, as somebody on the engine's host would.
+    pub(crate) fn end_parked(&self, container: &str) {
+        self.containerd(&["tasks", "delete", "--force", container]);
+    }
+
+    fn containerd(&self, arguments: &[&str]) -> Output {
+        let socket = self.path("exec/containerd/containerd.sock").display().to_string();
+        let mut command = Command::new("ctr");
+        command.args(["-a", &socket, "-n", "moby"]).args(arguments);
+        command.output().expect("containerd is installed")
+    }
+
     /// Makes a container that runs look as if its start had never been noted, while the engine is away: what is left when it is killed
     /// between the two.
     pub(crate) fn forget_start(&self, container: &str) {
+        let state = [("Running", false.into()), ("Pid", 0.into()), ("StartedAt", "0001-01-01T00:00:00Z".into())];
+        self.rewrite_state(container, state);
+    }
+
+    /// Makes a container that has ended look as if its end had never been noted, in the same way.
+    pub(crate) fn forget_end(&self, container: &str) {
+        let state = [("Running", true.into()), ("Pid", 1.into()), ("ExitCode", 0.into())];
+        self.rewrite_state(container, state);
+    }
+
+    fn rewrite_state(&self, container: &str, fields: [(&str, Value); 3]) {
         let path = self.path("data/containers").join(container).join("config.v2.json");
         let text = std::fs::read_to_string(&path).expect("Docker's record of the container");
-        let mut record: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        let state = record["State"].as_object_mut().expect("its state");
-        state.insert("Running".to_owned(), false.into());
-        state.insert("Pid".to_owned(), 0.into());
-        state.insert("StartedAt".to_owned(), "0001-01-01T00:00:00Z".into());
+        let mut record: Value = serde_json::from_str(&text).expect("JSON");
+        for (name, value) in fields {
+            record["State"][name] = value;
+        }
         std::fs::write(&path, record.to_string()).expect("written");
     }
 

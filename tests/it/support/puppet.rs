@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use lockstep::engine::{
-    Engine, EngineError, File, Found, Labels, Output, Pull, RegistryLogin, Result, Signal, Spec, container_name,
+    Engine, EngineError, File, Found, Labels, Output, Pull, RegistryLogin, Rest, Result, Signal, Spec, container_name,
 };
 use lockstep::model::ids::{Instance, Inventory};
 use lockstep::model::lock::Held;
@@ -249,8 +249,8 @@ impl Engine for Puppet {
         Ok(())
     }
 
-    async fn lay_to_rest(&self, _: &str) -> Result<()> {
-        Ok(())
+    async fn lay_to_rest(&self, _: &str) -> Result<Rest> {
+        Ok(Rest::MayHaveRun)
     }
 
     async fn remove(&self, container: &str) -> Result<()> {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream;
-use lockstep::engine::{Engine, File, Found, Output, Pull, RegistryLogin, Result, Signal, Spec, container_name};
+use lockstep::engine::{Engine, File, Found, Output, Pull, RegistryLogin, Rest, Result, Signal, Spec, container_name};
 use lockstep::model::ids::Instance;
 use lockstep::model::lock::Held;
 use lockstep::model::settle::Phase;
@@ -340,8 +340,8 @@ impl Engine for Scripted {
         self.call(Verb::Rename, container, move |world| world.rename(&id, name)).await
     }
 
-    async fn lay_to_rest(&self, _: &str) -> Result<()> {
-        Ok(())
+    async fn lay_to_rest(&self, _: &str) -> Result<Rest> {
+        Ok(Rest::MayHaveRun)
     }
 
     async fn remove(&self, container: &str) -> Result<()> {
