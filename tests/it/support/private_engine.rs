@@ -152,7 +152,15 @@ impl Drop for PrivateEngine {
             let _ = Command::new("kill").arg(pid.trim()).output();
             let _ = Command::new("timeout").args(["10", "tail", "--pid", pid.trim(), "-f", "/dev/null"]).output();
         }
-        let _ = self.holder.kill();
+        // Killed in the middle of a start, it has left keepers of containers that it does not know.
+        let namespace = |pid: &str| std::fs::read_link(Path::new("/proc").join(pid).join("ns/mnt")).ok();
+        let own = namespace(&self.holder.id().to_string());
+        let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        for pid in all.filter_map(|entry| entry.file_name().into_string().ok()) {
+            if own.is_some() && namespace(&pid) == own {
+                let _ = Command::new("kill").args(["-9", &pid]).output();
+            }
+        }
         let _ = self.holder.wait();
     }
 }
