@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::Dispatcher;
 use super::launch::{SEALED, SEALED_MAX};
 use super::supervise::Trouble;
-use crate::engine::{EngineError, Signal};
+use crate::engine::{EngineError, Found, Signal, ended_name};
 use crate::model::job::{Intent, Record, State};
 use crate::model::lock::Held;
 use crate::model::mask::Masker;
@@ -137,7 +137,7 @@ impl Dispatcher {
                 self.write(held, at, intake.raw(), text).await?;
             }
         }
-        if over && exit_code == Some(0) && !self.parts.engine.vouches(container).await? {
+        if over && exit_code == Some(0) && !self.believable(held, &found).await? {
             return Ok(false);
         }
         if let Some(exit_code) = exit_code {
@@ -145,6 +145,12 @@ impl Dispatcher {
             self.parts.store.exited(held, exit_code, reason).await?;
         }
         Ok(true)
+    }
+
+    /// Whether the exit code 0 of an ended container is to be believed. It was already, if the container was moved aside.
+    async fn believable(&self, held: &Held, found: &Found) -> Result<bool, Trouble> {
+        let aside = ended_name(&self.parts.instance, held.inventory(), held.job());
+        Ok(found.name == aside || self.parts.engine.vouches(&found.container).await?)
     }
 
     /// The container does not run any more and its log stays unreadable: what is missing is announced, and the exit code, if there is
@@ -158,7 +164,8 @@ impl Dispatcher {
         tracing::error!(job.id = %held.job(), container, %error, "the log of an ended container cannot be read; its output stays incomplete");
         self.write(held, record.output, record.output.raw, UNREAD.to_owned()).await?;
         if let Phase::Ended { exit_code } = phase {
-            if exit_code == 0 && !self.parts.engine.vouches(&container).await? {
+            let Some(found) = self.parts.engine.inspect(&container).await? else { return Ok(true) };
+            if exit_code == 0 && !self.believable(held, &found).await? {
                 return Ok(false);
             }
             self.parts.store.exited(held, exit_code, None).await?;

@@ -43,9 +43,9 @@ use crate::pepper::{JobSecrets, Pepper};
 use crate::store::{Freeze, NewJob, Store, StoreError, Submitted};
 
 /// How long a dispatcher's sign of life is good for; after that its jobs are adopted.
-const LIFE: Duration = Duration::from_secs(3);
+const LIFE: Duration = Duration::from_millis(2500);
 /// How often the reconciler looks when nobody tells it to. With `LIFE`, it bounds how long a job may be without a supervisor.
-const PASS: Duration = Duration::from_millis(1500);
+const PASS: Duration = Duration::from_secs(1);
 /// How long Redis may take to answer when readiness is asked for.
 const PING: Duration = Duration::from_secs(1);
 /// How long `unlock` waits to see the job's end.

@@ -54,6 +54,14 @@ const INSPECTIONS: usize = 16;
 
 const FOLLOW: &str = "follow the container's output";
 
+/// What is where a start makes a mount point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    None,
+    SetUp,
+    LaidToRest,
+}
+
 /// A Docker engine. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Docker {
@@ -120,16 +128,22 @@ impl Docker {
     /// Whether a container that is shown as created was set up to run, which is the last thing before its process starts: see
     /// [`spec::SET_UP`]. One whose start was refused while it was set up was not.
     async fn was_set_up(&self, shown: &Shown) -> Result<bool> {
+        Ok(match self.mark(&shown.found.container).await? {
+            Mark::None => false,
+            Mark::SetUp => !errors::never_ran(&shown.error),
+            Mark::LaidToRest => true,
+        })
+    }
+
+    async fn mark(&self, container: &str) -> Result<Mark> {
         const DOING: &str = "look for what a start leaves in the container";
-        let container = &shown.found.container;
         let query = options::ContainerArchiveInfoOptionsBuilder::new().path(spec::SET_UP).build();
         let client = self.client(DOING)?;
         match self.ask(QUESTION, client.get_container_archive_info(container, Some(query))).await {
-            Ok(found) if found.file_mode & spec::DIRECTORY != 0 => Ok(!errors::never_ran(&shown.error)),
-            // It was laid to rest.
-            Ok(_) => Ok(true),
+            Ok(found) if found.file_mode & spec::DIRECTORY != 0 => Ok(Mark::SetUp),
+            Ok(_) => Ok(Mark::LaidToRest),
             // An answer to HEAD has no text that tells a missing path from a missing container; the next look does.
-            Err(Failure::Answer { status: 404, .. }) => Ok(false),
+            Err(Failure::Answer { status: 404, .. }) => Ok(Mark::None),
             Err(failure) => Err(failure.sort(DOING, container)),
         }
     }
@@ -367,13 +381,15 @@ impl Engine for Docker {
     /// made, containerd, which was killed too, has the container's keeper and no task of it. Otherwise the start comes as far as the mounts.
     async fn lay_to_rest(&self, container: &str) -> Result<Rest> {
         const DOING: &str = "make sure that a container that it lost sight of does not run";
+        let first = self.mark(container).await? == Mark::SetUp;
         let file = File { path: spec::SET_UP.to_owned(), content: Vec::new() };
         self.put_files(container, &[file]).await?;
         let client = self.client(DOING)?;
         match self.ask(CHANGE, client.start_container(container, None::<options::StartContainerOptions>)).await {
             Err(Failure::Answer { message, .. }) if errors::never_ran(&message) => Ok(Rest::MayHaveRun),
             Err(Failure::Answer { message, .. }) if message == format!("task {container}: already exists") => {
-                Ok(Rest::NeverRan)
+                // Of a start that was asked for here before, and broken off, it says nothing about the one before that.
+                Ok(if first { Rest::NeverRan } else { Rest::MayHaveRun })
             }
             Err(Failure::Answer { message, .. }) => {
                 let cause = format!("its process has to end, or be ended on the engine's host ({message})");
