@@ -79,7 +79,7 @@ pub struct Parts {
 pub struct Dispatcher {
     parts: Parts,
     /// Jobs that have a task here, and the lock under which the next one goes on once that has gone away.
-    supervised: Mutex<HashMap<JobId, Option<(Held, bool)>>>,
+    supervised: Mutex<HashMap<JobId, Option<Held>>>,
     /// Tells the reconciler to look now.
     told: Notify,
     standing: Mutex<Standing>,
@@ -357,6 +357,11 @@ impl Dispatcher {
         if let Some(container) = running {
             self.parts.engine.signal(&container, Signal::Kill).await?;
             self.parts.engine.wait(&container, UNLOCK_PATIENCE).await?;
+            // Neither says anything about what the engine has lost sight of.
+            let found = self.parts.engine.inspect(&container).await?;
+            if found.is_some_and(|found| found.phase == Phase::Unseen) {
+                self.parts.engine.lay_to_rest(&container).await?;
+            }
         }
         if lock.record.is_none() {
             return match self.noting(self.parts.store.free_orphan(inventory, &holder.to_string()).await)? {
@@ -444,7 +449,7 @@ impl Dispatcher {
         change(&mut self.standing.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn supervised(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Option<(Held, bool)>>> {
+    fn supervised(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Option<Held>>> {
         self.supervised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

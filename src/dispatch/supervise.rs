@@ -55,7 +55,7 @@ impl Dispatcher {
         match self.supervised().entry(held.job()) {
             Entry::Vacant(place) => place.insert(None),
             // Its lease is out of date; once it has noticed, this one goes on.
-            Entry::Occupied(mut place) => return drop(place.insert(Some((held, fresh)))),
+            Entry::Occupied(mut place) => return drop(place.insert(Some(held))),
         };
         let this = self.clone();
         self.tasks.spawn(async move {
@@ -184,7 +184,8 @@ impl Dispatcher {
         Ok(rest?)
     }
 
-    /// Follows the recorded container; false: its exit code is not to be believed. `unread` counts in a row how often the log of one that does not run any more could not be read.
+    /// Follows the recorded container; false: its exit code is not to be believed. `unread` counts in a row how often the log of one
+    /// that does not run any more could not be read.
     async fn take_in(
         &self,
         held: &Held,
@@ -361,8 +362,9 @@ struct Listed<'a> {
 impl Drop for Listed<'_> {
     fn drop(&mut self) {
         let successor = self.dispatcher.supervised().remove(&self.job).flatten();
-        if let Some((held, fresh)) = successor {
-            self.dispatcher.supervise(held, fresh);
+        // Something was tried before: it has to look.
+        if let Some(held) = successor {
+            self.dispatcher.supervise(held, false);
         }
     }
 }

@@ -253,8 +253,7 @@ impl Load {
                 tokio::time::sleep(PACE).await;
                 continue;
             };
-            // Of what an engine that died does not know, more may be printed after the job was found to be lost.
-            if served.as_bytes() == told || !ended && told.starts_with(served.as_bytes()) {
+            if served.as_bytes() == told {
                 return None;
             }
             // A job that a rebuild has taken up again is live, and its output is being read once more: only what is served before
