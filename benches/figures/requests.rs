@@ -11,8 +11,8 @@ use super::support::redis::free_port;
 use super::support::service::{Service, secret_of};
 
 /// Length of one run of wrk, in seconds, and how many are taken of each; the best counts, because what disturbs only slows.
-const RUN_S: &str = "3";
-const ROUNDS: usize = 3;
+const RUN_S: &str = "2";
+const ROUNDS: usize = 5;
 
 /// One load: where, with what, over how many connections.
 struct Load {

@@ -8,8 +8,7 @@ use std::borrow::Cow;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +19,7 @@ use super::error::{ApiError, Wanted};
 use super::extract::{self, BODY_MAX};
 use super::output::whole_characters;
 use super::problem::{SeedError, SeedRefusal};
-use super::seed::{deployment_id, read};
+use super::seed::{deployment_id, json, read};
 use crate::config::FinalStatus;
 use crate::model::ids::JobId;
 use crate::model::job::{Outcome, State as JobState};
@@ -28,8 +27,10 @@ use crate::store::StoreError;
 
 /// The most bytes of output that are read at a time.
 const PIECE: u64 = 64 * 1024;
-/// What stands before the output in an answer.
-const OUTPUT: &str = r#""output":""#;
+/// What stands before the output, a text of its own, in an answer.
+const OUTPUT: &str = r#""output":"#;
+/// An output that is to be put in between.
+const EMPTY: &str = r#""""#;
 
 /// Body of `/job-status/`. Unknown fields are passed over.
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -111,10 +112,9 @@ pub(super) async fn job_status(State(api): State<Shared>, request: Request) -> R
     let answer = answer.expect("a status is made of strings");
     // Job id and outcome come first, and hold no such text.
     let (head, tail) = answer.split_once(OUTPUT).unwrap_or_default();
-    let mut head = [head, OUTPUT].concat();
-    let rest = Rest { job: job_id, ended: found.state.is_ended(), offset: 0, end: length, tail: tail.to_owned() };
-    let body = rest.body(&api, &mut head, first);
-    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+    let tail = tail.strip_prefix(EMPTY).unwrap_or_default().to_owned();
+    let rest = Rest { job: job_id, ended: found.state.is_ended(), offset: 0, end: length, tail };
+    Ok(json(rest.body(&api, &[head, OUTPUT], first)))
 }
 
 /// What of an answer is still to be written: output from `offset` to `end`, then `tail`.
@@ -128,9 +128,8 @@ struct Rest {
 
 impl Rest {
     /// The answer, from what has been written of it and the first piece of output on. Nearly always, that is all of it.
-    fn body(mut self, api: &Shared, head: &mut String, first: Vec<u8>) -> Body {
-        self.write(head, first);
-        let head = Bytes::from(std::mem::take(head));
+    fn body(mut self, api: &Shared, head: &[&str], first: Vec<u8>) -> Body {
+        let head = Bytes::from(self.write(head, first));
         if self.tail.is_empty() {
             return Body::from(head);
         }
@@ -141,9 +140,9 @@ impl Rest {
             }
             let read = store.output(rest.job, rest.offset, PIECE.min(rest.end - rest.offset)).await?;
             let (piece, _) = read.filter(|(piece, _)| !piece.is_empty()).ok_or_else(|| gone(rest.job))?;
-            let mut text = String::with_capacity(piece.len() + piece.len() / 8);
-            rest.write(&mut text, piece);
-            Ok(Some((Bytes::from(text), (rest, store))))
+            // It goes on with the text that the piece before has begun.
+            let text = Bytes::from(rest.write(&[], piece)).slice(1..);
+            Ok(Some((text, (rest, store))))
         });
         // A read that fails breaks the answer off, which no client takes for a whole one.
         Body::from_stream(futures::stream::once(async { Ok(head) }).chain(pieces.inspect_err(move |error| {
@@ -151,19 +150,25 @@ impl Rest {
         })))
     }
 
-    /// Writes a piece of output, and the tail behind the last one. An incomplete character at the end of what a running job has
-    /// printed is held back, because what is served only ever grows.
-    fn write(&mut self, to: &mut String, mut piece: Vec<u8>) {
+    /// `head`, and a piece of output as the beginning of a text in JSON, or, with the last one, a whole one and the tail behind it.
+    /// An incomplete character at the end of what a running job has printed is held back, because what is served only ever grows.
+    fn write(&mut self, head: &[&str], mut piece: Vec<u8>) -> Vec<u8> {
         let last = self.offset + piece.len() as u64 >= self.end;
         if !(last && self.ended) {
             piece.truncate(whole_characters(&piece));
         }
         self.offset += piece.len() as u64;
-        let text = serde_json::to_string(&String::from_utf8_lossy(&piece)).expect("a text");
-        to.push_str(&text[1..text.len() - 1]);
+        let mut text = Vec::with_capacity(piece.len() + piece.len() / 8 + 256);
+        head.iter().for_each(|part| text.extend_from_slice(part.as_bytes()));
+        // Checking is several times as fast as looking for what to replace, and what is stored is nearly always whole.
+        let piece = std::str::from_utf8(&piece).map_or_else(|_| String::from_utf8_lossy(&piece), Cow::Borrowed);
+        serde_json::to_writer(&mut text, &piece).expect("a text");
         if last {
-            to.push_str(&std::mem::take(&mut self.tail));
+            text.extend_from_slice(std::mem::take(&mut self.tail).as_bytes());
+        } else {
+            text.pop();
         }
+        text
     }
 }
 
@@ -214,13 +219,14 @@ mod tests {
         let text = "a\u{0}\"é€😀\\\n".repeat(3);
         for size in 4..9 {
             let end = text.len() as u64;
-            let mut rest = Rest { job: JobId::new(1, 1), ended: false, offset: 0, end, tail: "\"".into() };
-            let mut written = "\"".to_owned();
+            let mut rest = Rest { job: JobId::new(1, 1), ended: false, offset: 0, end, tail: "]".into() };
+            let mut written = b"[".to_vec();
             while !rest.tail.is_empty() {
                 let from = rest.offset as usize;
-                rest.write(&mut written, text.as_bytes()[from..text.len().min(from + size)].to_vec());
+                let piece = rest.write(&[], text.as_bytes()[from..text.len().min(from + size)].to_vec());
+                written.extend_from_slice(&piece[usize::from(from > 0)..]);
             }
-            assert_eq!(serde_json::from_str::<String>(&written).expect("JSON"), text, "{size}");
+            assert_eq!(serde_json::from_slice::<(String,)>(&written).expect("JSON").0, text, "{size}");
         }
     }
 }

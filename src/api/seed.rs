@@ -94,7 +94,11 @@ pub(super) enum TakenAnswer {
 fn ok(body: &impl Serialize, size: usize) -> Response {
     let mut bytes = Vec::with_capacity(size);
     serde_json::to_writer(&mut bytes, body).expect("answers are structs of strings");
-    let mut response = Response::new(Body::from(bytes));
+    json(Body::from(bytes))
+}
+
+pub(super) fn json(body: Body) -> Response {
+    let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

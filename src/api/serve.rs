@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -179,9 +181,8 @@ impl Server {
         });
         let builder = if http2 { &self.http2 } else { &self.http1 };
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-        let mut idle = interval_at(Instant::now() + self.limits.idle, self.limits.idle);
-        idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut ending = false;
+        // Apart from the connection, so that what moves on it does not ask each time after what seldom happens.
+        let mut signs = FuturesUnordered::from_iter([self.sign(&moved, false)]);
         loop {
             tokio::select! {
                 ended = connection.as_mut() => {
@@ -190,20 +191,45 @@ impl Server {
                     }
                     return;
                 }
-                () = self.shutdown.cancelled(), if !ending => {
-                    ending = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                () = self.cut.cancelled() => return,
-                _ = idle.tick() => {
-                    if !moved.swap(false, Ordering::Relaxed) {
+                Some(sign) = signs.next() => match sign {
+                    Sign::Shutdown => {
+                        connection.as_mut().graceful_shutdown();
+                        signs.push(self.sign(&moved, true));
+                    }
+                    Sign::Cut => return,
+                    Sign::Idle => {
                         tracing::debug!(%peer, "a connection was closed because nothing moved on it");
                         return;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Waits for the next thing that concerns a connection from outside; `ending`: the shutdown has been seen.
+    async fn sign(&self, moved: &AtomicBool, ending: bool) -> Sign {
+        let mut idle = interval_at(Instant::now() + self.limits.idle, self.limits.idle);
+        idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.shutdown.cancelled(), if !ending => return Sign::Shutdown,
+                () = self.cut.cancelled() => return Sign::Cut,
+                _ = idle.tick() => {
+                    if !moved.swap(false, Ordering::Relaxed) {
+                        return Sign::Idle;
                     }
                 }
             }
         }
     }
+}
+
+/// What concerns a connection from outside.
+enum Sign {
+    Shutdown,
+    Cut,
+    /// Nothing has moved for as long as that may be.
+    Idle,
 }
 
 /// A socket that remembers whether a byte has moved.

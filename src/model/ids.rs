@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use ulid::Ulid;
+use ulid::{ULID_LEN, Ulid};
 
 /// Why a text is not a name. The text itself is left out: it may be long or hostile; the caller knows which field it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -143,13 +143,13 @@ impl FromStr for JobId {
     /// Takes the canonical form alone: one job must not have two spellings, because its id is part of keys.
     fn from_str(text: &str) -> Result<Self, NameError> {
         let id = Ulid::from_string(text).map_err(|_| NameError::NotUlid)?;
-        if id.to_string() == text { Ok(Self(id)) } else { Err(NameError::NotUlid) }
+        if id.array_to_str(&mut [0; ULID_LEN]) == text { Ok(Self(id)) } else { Err(NameError::NotUlid) }
     }
 }
 
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        f.pad(self.0.array_to_str(&mut [0; ULID_LEN]))
     }
 }
 

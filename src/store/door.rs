@@ -26,7 +26,7 @@ impl Store {
     }
 
     /// Readable output from `offset`, at most `limit` bytes of it, with state and, when `door` names an app, its credentials, in one
-    /// round trip. Costs the range.
+    /// round trip (two where the first `limit` bytes are not all). Costs the range.
     pub async fn range(
         &self,
         door: Option<(&DeploymentId, IpAddr)>,
@@ -41,7 +41,9 @@ impl Store {
                 self.ask_door(pipe, deployment_id, from);
             }
             ask_range(keys, pipe, job, offset, limit);
-            pipe.cmd("STRLEN").arg(keys.output(job));
+            if offset > 0 {
+                pipe.cmd("STRLEN").arg(keys.output(job));
+            }
         });
         let (mut values, mut answers) = answers.await?;
         let brief = values.next().unwrap_or_default();
@@ -50,7 +52,12 @@ impl Store {
             None => Door::default(),
         };
         let piece = bytes(answers.next()?).filter(|_| limit > 0).unwrap_or_default();
-        let length = number(&answers.next()?).unwrap_or(0);
+        let length = match piece.len() as u64 {
+            _ if offset > 0 => number(&answers.next()?).unwrap_or(0),
+            // What begins at the beginning and did not fill its measure is all there is.
+            length if length < limit => length,
+            _ => self.readable(job).await?,
+        };
         Ok(Ranged { door, job: take_brief(&brief, job)?, bytes: piece, length })
     }
 

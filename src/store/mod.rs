@@ -39,7 +39,7 @@ use std::time::Duration;
 use std::vec::IntoIter;
 
 use arc_swap::ArcSwapOption;
-use redis::{Client, IntoConnectionInfo as _, Pipeline, ProtocolVersion, Value};
+use redis::{Client, Cmd, IntoConnectionInfo as _, Pipeline, ProtocolVersion, Value};
 use tokio::task::AbortHandle;
 
 use crate::model::ids::Instance;
@@ -164,7 +164,9 @@ impl Store {
         let known = self.known().ok_or(StoreError::Epoch)?;
         let seen = known.seen();
         let mut pipe = Pipeline::with_capacity(3);
-        pipe.cmd("MGET").arg(self.keys().state());
+        let mut command = Cmd::with_capacity(6, 384);
+        command.arg("MGET").arg(self.keys().state());
+        pipe.add_command(command);
         reads(&mut pipe);
         let mut replies = link.send_all(&pipe).await.map_err(|trouble| trouble.at(place))?.into_iter();
         let mut values = replies.next().map(value::items).unwrap_or_default().into_iter();

@@ -16,7 +16,9 @@ pub(super) fn ask_range(keys: &Keys, pipe: &mut Pipeline, job: JobId, offset: u6
     // Redis counts in signed 64 bits, and a negative end would be counted from the other side.
     let first = offset.min(1 << 62);
     let last = first.saturating_add(limit.clamp(1, 1 << 61) - 1);
-    pipe.cmd("GETRANGE").arg(keys.output(job)).arg(first).arg(last);
+    let mut command = Cmd::with_capacity(4, 128);
+    command.arg("GETRANGE").arg(keys.output(job)).arg(first).arg(last);
+    pipe.add_command(command);
 }
 
 impl Store {
