@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::supervise::Trouble;
 use super::{Dispatcher, PASS};
 use crate::clock;
-use crate::engine::{Found, container_name, ended_name};
+use crate::engine::{EngineError, Found, container_name, ended_name};
 use crate::model::ids::JobId;
 use crate::model::job::{Record, State};
 use crate::model::settle::Phase;
@@ -20,6 +20,8 @@ use crate::store::{Memory, Rescued, StoreError};
 enum Seen {
     /// Nothing, or what there was to do has been done.
     Settled,
+    /// Its job is over: it is to be moved away, and removed after a while.
+    Over(Box<Record>),
     /// Redis knows nothing of its job and should: it is older than the engine.
     Forgotten,
 }
@@ -67,14 +69,13 @@ impl Dispatcher {
         if let Memory::Strange { found: epoch } = self.parts.store.memory().await? {
             return self.rebuild(epoch.as_deref(), &engine_id).await;
         }
+        let mut over = Vec::new();
         for container in &found {
             match self.look_after(container, &engine_id).await {
                 Ok(Seen::Settled) => {}
+                Ok(Seen::Over(record)) => over.push((container, record)),
                 Ok(Seen::Forgotten) => return self.rebuild(self.parts.store.epoch().as_deref(), &engine_id).await,
-                // One container that the engine has trouble with holds up no other.
-                Err(Trouble::Engine(error)) => {
-                    tracing::warn!(container = %container.container, %error, "the engine has trouble with a container; the next pass tries again");
-                }
+                Err(Trouble::Engine(error)) => self.has_trouble(container, &error),
                 Err(trouble) => return Err(trouble),
             }
         }
@@ -85,7 +86,30 @@ impl Dispatcher {
                 self.supervise(held, true);
             }
         }
+        self.tidy_up(over).await
+    }
+
+    /// Tidies last, and not for long: an engine takes its time over a removal, and nobody who needs a supervisor is to wait for it.
+    async fn tidy_up(&self, mut over: Vec<(&Found, Box<Record>)>) -> Result<(), Trouble> {
+        let begun = tokio::time::Instant::now();
+        // It begins anywhere, so that one which takes long each time does not hold up the same others for ever.
+        let first = usize::try_from(clock::wall_ms()).unwrap_or_default() % over.len().max(1);
+        over.rotate_left(first);
+        for (container, record) in over {
+            match self.tidy(container, &record).await {
+                Err(Trouble::Engine(error)) => self.has_trouble(container, &error),
+                other => other?,
+            }
+            if begun.elapsed() >= PASS {
+                break;
+            }
+        }
         Ok(())
+    }
+
+    /// One container that the engine has trouble with holds up no other.
+    fn has_trouble(&self, container: &Found, error: &EngineError) {
+        tracing::warn!(container = %container.container, %error, "the engine has trouble with a container; the next pass tries again");
     }
 
     /// Compares one container with its job's record.
@@ -98,7 +122,8 @@ impl Dispatcher {
             return Ok(Seen::Settled);
         }
         match self.parts.store.record(labels.job).await {
-            Ok(Some(record)) => self.tidy(container, &record).await?,
+            Ok(Some(record)) if record.state.is_ended() => return Ok(Seen::Over(Box::new(record))),
+            Ok(Some(_)) => {}
             // Its job was kept for as long as jobs are.
             Ok(None)
                 if matches!(container.phase, Phase::Ended { .. })
@@ -161,9 +186,6 @@ impl Dispatcher {
 
     /// Moves away and removes what is left of a job that is over.
     async fn tidy(&self, container: &Found, record: &Record) -> Result<(), Trouble> {
-        if !record.state.is_ended() {
-            return Ok(());
-        }
         let engine = &self.parts.engine;
         let phase = match container.phase {
             // A list does not tell what ran unseen from what never ran.
