@@ -144,6 +144,32 @@ pub struct Failure {
     pub message: String,
 }
 
+/// Something that has happened: a CloudEvent 1.0 in JSON, its data a CDEvent 0.4.1.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CloudEvent {
+    /// Always `1.0`.
+    pub specversion: String,
+    /// Its place among all events, and the cursor to read on from.
+    #[schema(example = "1700000000000-0")]
+    pub id: String,
+    /// The installation.
+    #[schema(example = "/lockstep/lockstep")]
+    pub source: String,
+    /// What has happened.
+    #[serde(rename = "type")]
+    #[schema(example = "dev.cdevents.pipelinerun.finished.0.2.0")]
+    pub kind: String,
+    /// What it has happened to: a job's id.
+    pub subject: String,
+    /// When.
+    pub time: String,
+    /// Always `application/json`.
+    pub datacontenttype: String,
+    /// The CDEvent; what Lockstep itself says of the job is in `customData`.
+    #[schema(value_type = Object)]
+    pub data: Value,
+}
+
 /// One page of jobs, newest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobPage {

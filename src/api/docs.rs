@@ -46,6 +46,7 @@ pub(super) struct InventoryPath {
     ),
     tags(
         (name = "jobs", description = "Ask for a deployment, follow it, cancel it"),
+        (name = "events", description = "What has happened, in one order"),
         (name = "apps", description = "What may be deployed"),
         (name = "locks", description = "The operator's: deploy locks and freezes"),
         (name = "operations", description = "Health, readiness, metrics"),

@@ -27,6 +27,7 @@ mod poll;
 mod problem;
 mod seed;
 pub mod serve;
+mod stream;
 pub mod tls;
 mod view;
 
@@ -118,6 +119,7 @@ fn v1() -> OpenApiRouter<Shared> {
         .routes(routes!(jobs::progress))
         .routes(routes!(output::output))
         .routes(routes!(events::events))
+        .routes(routes!(stream::events))
         .routes(routes!(apps::set, apps::list))
         .routes(routes!(locks::list))
         .routes(routes!(locks::unlock))

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use crate::model::app::App;
+use crate::model::event::Event;
 use crate::model::job::{Record, State};
 use crate::store::{Freeze, JobView, LockState, StoredApp};
 use crate::wire;
@@ -66,6 +67,21 @@ pub(super) fn job(view: JobView) -> wire::Job {
         // What was stored has been checked; a report of a later version that cannot be read is not worth an error.
         progress: view.progress.and_then(|report| serde_json::from_value(report.into()).ok()),
         ..record(view.record)
+    }
+}
+
+/// An event. `source` names the installation, `url` is where it is reached.
+pub(super) fn event(event: &Event, source: &str, url: &str) -> wire::CloudEvent {
+    let time = time(event.at.ms());
+    wire::CloudEvent {
+        specversion: "1.0".into(),
+        id: event.at.to_string(),
+        source: source.to_owned(),
+        kind: event.kind_of_cloud_event(),
+        subject: event.about.clone(),
+        datacontenttype: "application/json".into(),
+        data: event.cd_event(source, url, &time),
+        time,
     }
 }
 

@@ -214,6 +214,16 @@ impl Dispatcher {
         &self.parts.pepper
     }
 
+    /// Where clients reach this installation.
+    pub fn public_url(&self) -> &str {
+        &self.parts.public_url
+    }
+
+    /// What events name as their source.
+    pub fn source(&self) -> String {
+        format!("/lockstep/{}", self.parts.instance)
+    }
+
     /// The configured actions.
     pub fn actions(&self) -> Vec<crate::model::ids::Action> {
         self.parts.runner.actions.keys().cloned().collect()

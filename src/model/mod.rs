@@ -1,9 +1,10 @@
-//! The pure rules: names, apps, job states, the lock and its fence, output ranges, and what to do with a job.
+//! The pure rules: names, apps, job states, events, the lock and its fence, output ranges, and what to do with a job.
 //!
 //! Nothing here does I/O, reads a clock or draws a random number: time and randomness are arguments. Whatever a rule
 //! decides is carried out by `store`, `engine` and `dispatch`; a rule never knows how.
 
 pub mod app;
+pub mod event;
 pub mod ids;
 pub mod job;
 pub mod lock;

@@ -27,12 +27,13 @@
 //! | `failures:addr:{address}` | string | failed tries from an address (of IPv6: from its /64) | 60 s after the first |
 //! | `failures:app:{app}` | string | failed tries at an app | 60 s after the first |
 //! | `dispatcher:{name}` | string | a dispatcher's sign of life | 3 s, as the caller says |
+//! | `events` | stream | what has happened: `kind`, `about`, `app`, `inventory`, `what`, and the rest as JSON in `data` | one retention after it happened, or a little later |
 //! | `audit` | stream | what operators did: `by`, `what`, `about`, `reason` | the last 10,000 or a few more |
 //!
 //! `job`, `brief`, `out` and `progress` expire together, one retention after the job's end; those of an app's newest success do so
 //! only once there is a newer one.
 //!
-//! The channel `news` carries `o {job}` after output was written and `s {job}` after anything else was.
+//! The channel `news` carries `o {job}` after output was written, `s {job}` after anything else was, and `e {about}` with each event.
 //!
 //! A poll begins with one `MGET`: `state`, `brief`, two counters of failures, `apps_version`. That is why these are strings.
 //!
@@ -126,6 +127,9 @@ impl Keys {
     }
     pub(super) fn dispatcher(&self, name: &str) -> String {
         self.of("dispatcher:", name)
+    }
+    pub(super) fn events(&self) -> String {
+        self.key("events")
     }
     pub(super) fn audit(&self) -> String {
         self.key("audit")

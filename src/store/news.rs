@@ -24,9 +24,12 @@ const FIRST_WAIT: Duration = Duration::from_millis(20);
 /// The longest wait between two tries.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// Who watches which job.
+/// Who watches which job, and the events.
 #[derive(Default)]
-pub(super) struct Watchers(Mutex<Watched>);
+pub(super) struct Watchers {
+    jobs: Mutex<Watched>,
+    events: watch::Sender<u64>,
+}
 
 #[derive(Default)]
 struct Watched {
@@ -52,7 +55,7 @@ fn wake(sender: &watch::Sender<u64>) {
 
 impl Watchers {
     fn locked(&self) -> std::sync::MutexGuard<'_, Watched> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn watch(&self, job: JobId) -> News {
@@ -68,10 +71,13 @@ impl Watchers {
         News { state: senders.state.subscribe(), output: senders.output.subscribe() }
     }
 
-    /// Takes in a message: `o` or `s`, a blank, a job.
+    /// Takes in a message: `o`, `s` or `e`, a blank, what it is about.
     fn hear(&self, message: &[u8]) {
         let Ok(text) = std::str::from_utf8(message) else { return };
         let Some((kind, job)) = text.split_once(' ') else { return };
+        if kind == "e" {
+            return wake(&self.events);
+        }
         let Ok(job) = job.parse::<JobId>() else { return };
         let mut watched = self.locked();
         let Some(senders) = watched.jobs.get(&job) else { return };
@@ -86,6 +92,7 @@ impl Watchers {
     }
 
     fn wake_all(&self) {
+        wake(&self.events);
         for senders in self.locked().jobs.values() {
             wake(&senders.state);
             wake(&senders.output);
@@ -137,6 +144,11 @@ impl Store {
     /// Wakes when something is written about a job.
     pub fn news(&self, job: JobId) -> News {
         self.shared.watchers.watch(job)
+    }
+
+    /// Wakes with each event.
+    pub fn event_news(&self) -> watch::Receiver<u64> {
+        self.shared.watchers.events.subscribe()
     }
 }
 

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::model::app::App;
+use crate::model::event::{Cursor, Event};
 use crate::model::ids::{Action, DeploymentId, Inventory, JobId};
 use crate::model::job::{Record, State, WhenBusy};
 use crate::model::lock::{Fence, Held};
@@ -198,4 +199,17 @@ pub struct News {
     pub state: tokio::sync::watch::Receiver<u64>,
     /// Counts writes of output.
     pub output: tokio::sync::watch::Receiver<u64>,
+}
+
+/// A piece of the events.
+#[derive(Debug)]
+pub struct Events {
+    /// In order; those that could not be read are left out.
+    pub events: Vec<Event>,
+    /// Where to read on.
+    pub next: Cursor,
+    /// Whether this is all there is so far.
+    pub last: bool,
+    /// Whether events behind the cursor that was given may have been forgotten: the one that it names has.
+    pub missed: bool,
 }

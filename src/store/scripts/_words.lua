@@ -62,13 +62,31 @@ local function fields(job, ...)
   return values
 end
 
--- Sets a job's state and further fields, and with it what polls read.
+-- Tells what has happened, behind everything that was told before. `data` is a table of texts, with names.
+local function tell(kind, about, app, inventory, what, data)
+  redis.call('XADD', key('events'), '*', 'kind', kind, 'about', about, 'app', app, 'inventory', inventory, 'what', what,
+    'data', cjson.encode(data))
+  news('e', about)
+end
+
+-- What an event says of a job besides app, inventory and state.
+local TOLD = { 'action', 'fence', 'exit_code', 'image_digest', 'reason', 'superseded_by' }
+
+-- Sets a job's state and further fields, and with it what polls read; a change of state is an event.
 local function set_state(job, state, ...)
   local name = key('job:' .. job)
+  local before = redis.call('HGET', name, 'state')
   redis.call('HSET', name, 'state', state, ...)
   local app, inventory, reason = unpack(redis.call('HMGET', name, 'deployment_id', 'inventory', 'reason'))
   local brief = (app or '?') .. ' ' .. (inventory or '?') .. ' ' .. state
   redis.call('SET', key('brief:' .. job), reason and brief .. ' ' .. reason or brief)
+  if before ~= state then
+    local data = {}
+    for i, value in ipairs(redis.call('HMGET', name, unpack(TOLD))) do
+      data[TOLD[i]] = value or nil
+    end
+    tell('job', job, app or '?', inventory or '?', state, data)
+  end
 end
 
 local LIVE = { queued = true, starting = true, running = true, canceling = true }

@@ -72,6 +72,8 @@ redis.call('HSET', key('job:' .. job), 'deployment_id', app, 'inventory', invent
   'when_busy', when_busy, 'lease', '0', 'created_ms', digits(now()), 'output', '0 0 0 0', 'sealed', sealed)
 set_state(job, 'queued')
 enter(job, app, inventory)
+-- Here, because where no job comes no event does.
+redis.call('XTRIM', key('events'), 'MINID', '~', digits(now() - retention))
 if idempotency ~= '' then
   redis.call('SET', idempotency_key, job .. ' ' .. digest, 'EX', 86400)
 end

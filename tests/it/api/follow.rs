@@ -93,16 +93,16 @@ async fn a_long_poll_ends_with_news_and_not_before() {
 }
 
 /// A follower: reads event by event.
-struct Events {
+pub(super) struct Events {
     body: BodyDataStream,
     buffer: String,
 }
 
 #[derive(Debug, PartialEq)]
-struct Event {
-    name: String,
-    id: Option<u64>,
-    data: Value,
+pub(super) struct Event {
+    pub(super) name: String,
+    pub(super) id: Option<String>,
+    pub(super) data: Value,
 }
 
 impl Events {
@@ -112,6 +112,10 @@ impl Events {
             Some(last) => ask.header("last-event-id", &last.to_string()),
             None => ask,
         };
+        Self::ask(service, ask).await
+    }
+
+    pub(super) async fn ask(service: &Service, ask: Ask) -> Self {
         let answer = service.send(ask).await;
         assert_eq!(answer.status().as_u16(), 200);
         assert_eq!(answer.headers()["content-type"], "text/event-stream");
@@ -119,7 +123,7 @@ impl Events {
     }
 
     /// The next event; none at the end of the stream.
-    async fn next(&mut self) -> Option<Event> {
+    pub(super) async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some((event, rest)) = self.buffer.split_once("\n\n") {
                 let (event, rest) = (event.to_owned(), rest.to_owned());
@@ -128,7 +132,7 @@ impl Events {
                     |name: &str| event.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()));
                 let Some(name) = field("event:") else { continue };
                 let data = serde_json::from_str(&field("data:").expect("data")).expect("JSON");
-                return Some(Event { name, id: field("id:").map(|id| id.parse().expect("a number")), data });
+                return Some(Event { name, id: field("id:"), data });
             }
             let chunk = timeout(PATIENCE, self.body.next()).await.expect("the stream goes on or ends")?;
             self.buffer.push_str(std::str::from_utf8(&chunk.expect("a chunk")).expect("text"));
@@ -146,7 +150,7 @@ impl Events {
 
 fn output(offset: u64, text: &str) -> Event {
     let data = json!({"offset": offset, "text": text});
-    Event { name: "output".into(), id: Some(offset + text.len() as u64), data }
+    Event { name: "output".into(), id: Some((offset + text.len() as u64).to_string()), data }
 }
 
 #[tokio::test]
@@ -157,7 +161,7 @@ async fn a_follower_sees_states_output_and_the_end() {
     let mut events = Events::open(&service, &job, None).await;
     let state = |event: Option<Event>| {
         let event = event.expect("an event");
-        assert_eq!((event.name.as_str(), event.id), ("state", None), "{event:?}");
+        assert_eq!((event.name.as_str(), event.id.as_deref()), ("state", None), "{event:?}");
         event.data["state"].as_str().expect("a state").to_owned()
     };
     assert_eq!(state(events.next().await), "queued");
@@ -221,7 +225,7 @@ async fn followers_get_all_of_a_flood_each_once() {
             assert!(piece.len() <= 64 * 1024);
             read.push_str(piece);
             offset += piece.len() as u64;
-            assert_eq!(event.id, Some(offset));
+            assert_eq!(event.id, Some(offset.to_string()));
         }
     }
     assert!(read == text, "{} of {} bytes", read.len(), text.len());

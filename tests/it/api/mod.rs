@@ -4,6 +4,7 @@ mod documents;
 mod follow;
 mod operator;
 mod seed;
+mod stream;
 mod trouble;
 mod v1;
 

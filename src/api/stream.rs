@@ -1,0 +1,233 @@
+//! Events of all jobs: read by cursor, with long-poll, or followed as server-sent events.
+//!
+//! One order for all; an app sees its own, an operator all. Whoever keeps the id of the last event that it has dealt with misses nothing
+//! and gets nothing twice, as long as it comes back within `job.retention`; if it comes later, it is told.
+//!
+//! Both forms pull: what is next is read from Redis when it is asked for, so a reader that does not read costs one piece.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::auth::Caller;
+use super::docs::Guarded;
+use super::error::ApiError;
+use super::extract::Query;
+use super::{Shared, view};
+use crate::model::event::{Cursor, Event};
+use crate::model::ids::DeploymentId;
+use crate::store::{Events, StoreError};
+use crate::wire::CloudEvent;
+
+/// How many events an answer has unless the request says otherwise.
+const PAGE: usize = 100;
+/// The most events that an answer may have.
+const PAGE_MAX: usize = 1000;
+/// How many events are read from Redis at a time, and
+const PIECE: usize = 200;
+/// how many at most for one answer, whether or not they are the reader's: the next request reads on behind them.
+const LOOKED_AT_MAX: usize = 10_000;
+/// The longest that an answer is waited for, in seconds.
+const WAIT_MAX: u64 = 60;
+/// Whoever waits looks again after so long, should a wake-up be missed.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// And after so long, when Redis did not answer.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// A comment is sent after so long without an event, so that nothing in between takes the connection for dead.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Where to read on.
+const NEXT_CURSOR: HeaderName = HeaderName::from_static("lockstep-next-cursor");
+/// Whether events behind the cursor may have been forgotten, or lost with an emptied Redis.
+const MISSED: HeaderName = HeaderName::from_static("lockstep-events-missed");
+
+/// Which events, and how long to wait for some.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    /// Only events after this one (its id, or `Lockstep-Next-Cursor` of an answer); `now`: those to come. The oldest that is kept unless
+    /// given. `Last-Event-ID` counts more
+    #[param(pattern = r"^(now|[0-9]+-[0-9]+)$")]
+    after: Option<String>,
+    /// Seconds to wait when there is none yet; 0 unless given
+    #[serde(default)]
+    #[param(minimum = 0, maximum = 60)]
+    wait: u64,
+    /// Events per answer; 100 unless given
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// Only of this app
+    #[param(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+    deployment_id: Option<String>,
+}
+
+/// Read or follow events
+///
+/// Every change of a job's state, in order. With `Accept: text/event-stream` as server-sent events whose id is the event's, resumed with
+/// `Last-Event-ID`; otherwise as a batch of CloudEvents: read on at `Lockstep-Next-Cursor`, also when the batch is empty.
+#[utoipa::path(
+    get, path = "/api/v1/events", tag = "events", operation_id = "all_events",
+    params(Which, ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that has been dealt with")),
+    responses(
+        (status = 200, description = "Events", content(
+            (Vec<CloudEvent> = "application/cloudevents-batch+json"),
+            (String = "text/event-stream"),
+        ), headers(
+            ("Lockstep-Next-Cursor" = String, description = "Where to read on"),
+            ("Lockstep-Events-Missed" = bool, description = "Whether events after the given one may have been missed: it is not kept any more, or Redis was emptied"),
+        )),
+        Guarded,
+    ),
+    security(("app" = []), ("operator" = [])),
+)]
+pub(super) async fn events(
+    State(api): State<Shared>,
+    Query(which): Query<Which>,
+    headers: HeaderMap,
+    caller: Caller,
+) -> Result<Response, ApiError> {
+    let limit = which.limit.unwrap_or(PAGE);
+    if !(1..=PAGE_MAX).contains(&limit) {
+        return Err(ApiError::Invalid(format!("limit must be 1 to {PAGE_MAX}")));
+    }
+    if which.wait > WAIT_MAX {
+        return Err(ApiError::Invalid(format!("wait must be at most {WAIT_MAX} seconds")));
+    }
+    let only = which.deployment_id.map(DeploymentId::try_from).transpose();
+    let only = only.map_err(|error| ApiError::Invalid(format!("deployment_id {error}")))?;
+    let resumed = headers.get("last-event-id").map(|value| value.to_str().unwrap_or_default().trim());
+    // Listening begins before the first look, so that nothing falls in between.
+    let news = api.dispatcher.store().event_news();
+    let after = match resumed.or(which.after.as_deref()) {
+        None => Cursor::START,
+        Some("now") => api.dispatcher.store().newest_event().await?,
+        Some(text) => text.parse().map_err(|error| ApiError::Invalid(format!("after {error}, or now")))?,
+    };
+    let mut reader = Reader { api, caller, only, news, at: after, missed: false, more: false };
+    let follows = headers.get_all(header::ACCEPT).iter().any(|value| {
+        value.to_str().is_ok_and(|text| text.split(',').any(|kind| kind.trim().starts_with("text/event-stream")))
+    });
+    if follows {
+        return Ok(follow(reader));
+    }
+    let until = Instant::now() + Duration::from_secs(which.wait);
+    let events = loop {
+        let events = reader.read(limit).await?;
+        if !events.is_empty() || reader.more || Instant::now() >= until || reader.api.stop.is_cancelled() {
+            break events;
+        }
+        reader.wait(until).await;
+    };
+    let body = serde_json::to_vec(&events).map_err(|error| ApiError::Internal(error.to_string()))?;
+    let mut response = Response::new(Body::from(body));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/cloudevents-batch+json"));
+    headers
+        .insert(NEXT_CURSOR, HeaderValue::try_from(reader.at.to_string()).unwrap_or(HeaderValue::from_static("0-0")));
+    headers.insert(MISSED, HeaderValue::from_static(if reader.missed { "true" } else { "false" }));
+    Ok(response)
+}
+
+/// One reader's place.
+struct Reader {
+    api: Shared,
+    caller: Caller,
+    only: Option<DeploymentId>,
+    news: watch::Receiver<u64>,
+    at: Cursor,
+    missed: bool,
+    /// Whether there was more to look at.
+    more: bool,
+}
+
+impl Reader {
+    /// Whether an event is for this reader. What concerns no app is the operators'.
+    fn sees(&self, event: &Event) -> bool {
+        let of_app = match (&event.deployment_id, &event.inventory) {
+            (Some(app), Some(inventory)) => self.caller.owns(app, inventory),
+            _ => matches!(self.caller, Caller::Operator(_)),
+        };
+        of_app && self.only.as_ref().is_none_or(|only| event.deployment_id.as_ref() == Some(only))
+    }
+
+    /// The next events for this reader, at most `limit`; none: nothing more so far, or much that is others'.
+    async fn read(&mut self, limit: usize) -> Result<Vec<CloudEvent>, StoreError> {
+        self.news.mark_unchanged();
+        let (source, url) = (self.api.dispatcher.source(), self.api.dispatcher.public_url());
+        let mut found = Vec::new();
+        let mut looked_at = 0;
+        loop {
+            let Events { events, next, last, missed } =
+                self.api.dispatcher.store().events(self.at, PIECE.min(limit)).await?;
+            self.missed |= missed;
+            looked_at += PIECE.min(limit);
+            for event in &events {
+                if self.sees(event) {
+                    found.push(view::event(event, &source, url));
+                }
+                self.at = event.at;
+                if found.len() == limit {
+                    self.more = true;
+                    return Ok(found);
+                }
+            }
+            self.at = next;
+            if last || looked_at >= LOOKED_AT_MAX {
+                self.more = !last;
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Waits for news, not beyond `until`.
+    async fn wait(&mut self, until: Instant) {
+        let until = until.min(Instant::now() + LOOK_AGAIN);
+        tokio::select! {
+            _ = self.news.changed() => {}
+            () = tokio::time::sleep_until(until) => {}
+            () = self.api.stop.cancelled() => {}
+        }
+    }
+}
+
+fn follow(reader: Reader) -> Response {
+    let stream = futures::stream::unfold((reader, VecDeque::new()), |(mut reader, mut ready)| async move {
+        loop {
+            if let Some(event) = ready.pop_front() {
+                return Some((Ok::<_, Infallible>(event), (reader, ready)));
+            }
+            // At the stop the stream ends: the reader resumes elsewhere or later.
+            if reader.api.stop.is_cancelled() {
+                return None;
+            }
+            match reader.read(PAGE).await {
+                Ok(events) => ready.extend(events.iter().map(sent)),
+                Err(error) => {
+                    tracing::debug!(%error, "a reader of events waits for Redis");
+                    reader.wait(Instant::now() + TRY_AGAIN).await;
+                }
+            }
+            if ready.is_empty() && !reader.more {
+                reader.wait(Instant::now() + LOOK_AGAIN).await;
+            }
+        }
+    });
+    let mut response = Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
+    // A buffering proxy would hold back what is to be seen at once.
+    response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    response
+}
+
+fn sent(event: &CloudEvent) -> sse::Event {
+    let text = serde_json::to_string(event).unwrap_or_default();
+    sse::Event::default().event(&event.kind).id(&event.id).data(text)
+}
