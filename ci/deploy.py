@@ -122,7 +122,7 @@ def escaped(text: str, more: str = "") -> str:
 
 def markdown(text: object) -> str:
     """Text that means nothing in Markdown but itself."""
-    return re.sub(r"[!-,/:-@[-`{-~]", lambda found: f"&#{ord(found[0])};", plain(text))
+    return re.sub(r"[!#$&*+/:<-@[-`{-~]", lambda found: f"&#{ord(found[0])};", plain(text))
 
 
 class Log:
@@ -212,7 +212,8 @@ class Http:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.app):
             raise Stop(2, "deployment-id must be made of letters, digits, dots, dashes and underscores")
         self.audience = given(env, "AUDIENCE", f"https://{re.sub(':443$', '', url.netloc.lower())}")
-        self.secret = given(env, "SECRET") or env.get(given(env, "SECRET_VARIABLE"), "").strip()
+        secret = env.get("LOCKSTEP_INPUT_SECRET") or env.get(given(env, "SECRET_VARIABLE"), "")
+        self.secret = secret.strip("\r\n")
         self.token, self.fetched = env.get("LOCKSTEP_ID_TOKEN", "").strip(), 0.0
         self.mask(self.secret)
         context = ssl.create_default_context()

@@ -28,6 +28,7 @@ pub(super) struct CiJob {
     reader: Reader,
     inputs: BTreeMap<String, String>,
     environment: BTreeMap<String, String>,
+    script: Option<String>,
 }
 
 /// A CI job that runs.
@@ -42,6 +43,9 @@ pub(super) struct Running {
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) code: i32,
+    /// GitHub was asked to mask the secret, before anything else.
+    pub(super) masked: bool,
+    /// Without that.
     pub(super) log: String,
     pub(super) outputs: BTreeMap<String, String>,
     pub(super) summary: String,
@@ -66,7 +70,7 @@ fn texts(of: &Value) -> BTreeMap<String, String> {
 impl CiJob {
     pub(super) fn new(reader: Reader, url: &str, ca_cert: &Path, app: &str, secret: &str) -> Self {
         let ca_cert = ca_cert.display().to_string();
-        let job = Self { reader, inputs: BTreeMap::new(), environment: BTreeMap::new() };
+        let job = Self { reader, inputs: BTreeMap::new(), environment: BTreeMap::new(), script: None };
         let job = job.input("url", url).input("deployment-id", app).input("ca-cert", &ca_cert);
         match reader {
             Reader::GitHub => job.input("secret", secret),
@@ -84,6 +88,12 @@ impl CiJob {
         self
     }
 
+    /// Runs this in place of the action's own script.
+    pub(super) fn script(mut self, script: &str) -> Self {
+        self.script = Some(script.to_owned());
+        self
+    }
+
     /// What a declared input is; an input that nobody declared is a mistake in the file.
     fn value(&self, declared: &Value, name: &str) -> String {
         let declared = declared.get(name).unwrap_or_else(|| panic!("the input {name} is not declared"));
@@ -98,11 +108,7 @@ impl CiJob {
             Reader::GitHub => self.github(folder.path()),
             Reader::GitLab => Command::new("sh"),
         };
-        command
-            .current_dir(folder.path())
-            .env_clear()
-            .env("PATH", std::env::var("PATH").expect("a path"))
-            .env("CI", "true");
+        command.current_dir(folder.path()).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("CI", "true");
         let script = match self.reader {
             Reader::GitHub => {
                 command.envs(self.github_environment(folder.path()));
@@ -148,7 +154,7 @@ impl CiJob {
         assert_eq!(step["shell"], "bash");
         let run = step["run"].as_str().expect("a script");
         assert!(!run.contains("${{"), "an input in a script would be run");
-        std::fs::write(folder.join("step.sh"), run).expect("written");
+        std::fs::write(folder.join("step.sh"), self.script.as_deref().unwrap_or(run)).expect("written");
         let mut command = Command::new("bash");
         command.args(["--noprofile", "--norc", "-eo", "pipefail"]).arg(folder.join("step.sh"));
         command
@@ -216,11 +222,12 @@ impl Running {
         let (log, err) = (String::from_utf8(output.stdout).expect("UTF-8"), String::from_utf8_lossy(&output.stderr));
         assert_eq!(err, "", "a fault of the script: {log}");
         let mask = format!("::add-mask::{}\n", self.secret);
-        let shown = if self.reader == Reader::GitHub { log.replacen(&mask, "", 1) } else { log.clone() };
+        let masked = log.starts_with(&mask);
+        let shown = log.strip_prefix(&mask).unwrap_or(&log).to_owned();
         assert!(self.secret.is_empty() || !shown.contains(&self.secret), "the secret is shown: {shown}");
         let summary = std::fs::read_to_string(self.folder.path().join("GITHUB_STEP_SUMMARY")).unwrap_or_default();
         let outputs = outputs(self.reader, self.folder.path());
-        Ended { code: output.status.code().expect("an exit code"), log: shown, outputs, summary }
+        Ended { code: output.status.code().expect("an exit code"), masked, log: shown, outputs, summary }
     }
 }
 

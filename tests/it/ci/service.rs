@@ -7,6 +7,9 @@ use crate::e2e::{Target, docker, with_ansible};
 use crate::support::eventually;
 use crate::support::service::{OPERATOR_TOKEN, Service, secret_of};
 
+/// A deployment that goes on until it is canceled.
+const NAP: &[(&str, &str)] = &[("LOCKSTEP_RUNNER_ACTIONS", "nap=sleep 600"), ("LOCKSTEP_JOB_STOP_GRACE", "1s")];
+
 fn job(reader: Reader, service: &Service, app: &str) -> CiJob {
     CiJob::new(reader, &service.url(""), &service.certificate(), app, &secret_of(app))
 }
@@ -82,7 +85,7 @@ async fn a_failed_task_of_ansible_is_an_annotation_and_its_recap_a_table() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_busy_superseded_and_late_have_codes_of_their_own() {
-    let service = Service::start(&[("LOCKSTEP_RUNNER_ACTIONS", "nap=sleep 600")]).await;
+    let service = Service::start(NAP).await;
     service.feed(&[("nap", "nap", "nap")]).await;
     for reader in BOTH {
         let wrong = CiJob::new(reader, &service.url(""), &service.certificate(), "nap", "not the secret").run().await;
@@ -113,7 +116,7 @@ async fn refused_busy_superseded_and_late_have_codes_of_their_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_canceled_ci_job_cancels_the_deployment_if_it_is_told_to() {
-    let service = Service::start(&[("LOCKSTEP_RUNNER_ACTIONS", "nap=sleep 600")]).await;
+    let service = Service::start(NAP).await;
     service.feed(&[("nap", "nap", "nap")]).await;
     let running = job(Reader::GitHub, &service, "nap").input("cancel-on-signal", "true").start().await;
     let id = running.output("job_id").await;

@@ -76,9 +76,45 @@ async fn githubs_log_has_a_group_a_recap_and_an_annotation_and_no_command_of_the
     let faulty = Faulty::start().await;
     failed(&faulty);
     let ended = job(Reader::GitHub, &faulty).run().await;
-    assert_eq!(ended.code, 1);
-    insta::assert_snapshot!(settled(&ended.log), @"");
-    insta::assert_snapshot!(ended.summary, @"");
+    assert!(ended.code == 1 && ended.masked);
+    insta::assert_snapshot!(settled(&ended.log), @r##"
+    ::group::Lockstep: app-one on app-one.epfl.ch, job 01GZEC5GJHFKWMK4Z5A1NM9DPF
+    ::stop-commands::DRAWN
+    lockstep: job 01GZEC5GJHFKWMK4Z5A1NM9DPF accepted: failed
+    PLAY [all]
+    ^[[31mfatal^[[0m: é^[[0m
+      ::error::no
+    # #[endgroup]
+    half
+    over
+    section_end:1:x
+    y
+    ^[[32mgreen^[[0m
+    ::DRAWN::
+    ::endgroup::
+    ::stop-commands::DRAWN
+    host         ok  changed  unreachable  failed  skipped  rescued  ignored
+    ::error::h2   0        0            0       0        0        0        0
+    h|<b>         3        0            0       1        0        0        0
+    failed: app-one on app-one.epfl.ch, exit code 2 (job 01GZEC5GJHFKWMK4Z5A1NM9DPF)
+    ::DRAWN::
+    ::error title=Task "un%2Cpack%3A all" failed on h::no space%0A::error::50%25 </pre><script>
+    "##);
+    insta::assert_snapshot!(ended.summary, @r##"
+    ### Lockstep: app-one failed
+
+    failed&#58; app-one on app-one.epfl.ch, exit code 2 (job 01GZEC5GJHFKWMK4Z5A1NM9DPF)
+
+    | host | ok | changed | unreachable | failed | skipped | rescued | ignored |
+    |---|---:|---:|---:|---:|---:|---:|---:|
+    | &#58;&#58;error&#58;&#58;h2 | 0 | 0 | 0 | 0 | 0 | 0 | 0 |
+    | h&#124;&#60;b&#62; | 3 | 0 | 0 | 1 | 0 | 0 | 0 |
+
+    Task "un,pack&#58; all" failed on h
+
+    <pre>no space
+    ::error::50% &lt;/pre&gt;&lt;script&gt;</pre>
+    "##);
     let (shown, commands) = ended.taken();
     assert!(shown.contains(&"  ::error::no"), "{shown:?}");
     assert_eq!(commands.len(), 3, "{commands:?}");
@@ -89,8 +125,27 @@ async fn gitlabs_log_has_a_section_that_the_job_cannot_end() {
     let faulty = Faulty::start().await;
     failed(&faulty);
     let ended = job(Reader::GitLab, &faulty).run().await;
-    assert_eq!(ended.code, 1);
-    insta::assert_snapshot!(settled(&ended.log), @"");
+    assert!(ended.code == 1 && !ended.masked);
+    insta::assert_snapshot!(settled(&ended.log), @r##"
+    ^[[0Ksection_startDRAWN^M^[[0KLockstep: app-one on app-one.epfl.ch, job 01GZEC5GJHFKWMK4Z5A1NM9DPF
+    lockstep: job 01GZEC5GJHFKWMK4Z5A1NM9DPF accepted: failed
+    PLAY [all]
+    ^[[31mfatal^[[0m: é^[[0m
+      ::error::no
+    ##[endgroup]
+    half
+    over
+    section_end:1:x
+    y
+    ^[[32mgreen^[[0m
+    ^[[0Ksection_endDRAWN^M^[[0K
+    host         ok  changed  unreachable  failed  skipped  rescued  ignored
+    ::error::h2   0        0            0       0        0        0        0
+    h|<b>         3        0            0       1        0        0        0
+    failed: app-one on app-one.epfl.ch, exit code 2 (job 01GZEC5GJHFKWMK4Z5A1NM9DPF)
+    ^[[1;31mTask "un,pack: all" failed on h: no space
+      ::error::50% </pre><script>^[[0m
+    "##);
 }
 
 #[tokio::test]
@@ -107,7 +162,7 @@ async fn a_lost_answer_is_one_deployment_and_lost_output_is_asked_for_again() {
             (Kind::Output, Fault::Hangup),
             (Kind::Output, Fault::Earlier(20)),
             (Kind::Output, Fault::Later(3)),
-            (Kind::Output, Fault::Problem(429, "barred", Some(1))),
+            (Kind::Output, Fault::Problem(429, "barred", None)),
             (Kind::Output, Fault::Problem(404, "unknown-job", None)),
             (Kind::Output, Fault::Page(404)),
             (Kind::Output, Fault::Complete),
@@ -253,7 +308,7 @@ async fn without_a_secret_the_jobs_id_token_is_the_credential() {
     assert_eq!(ended.code, 0, "{}", ended.log);
     assert!(ended.log.starts_with("::add-mask::an.id.token-1\n"), "{}", ended.log);
     assert!(faulty.world().credentials.iter().all(|given| given == "Bearer an.id.token-1"));
-    assert_eq!(github.input("audience", "urn:other one").run().await.code, 0);
+    assert_eq!(github.clone().input("audience", "urn:other one").run().await.code, 0);
     let audience = faulty.url().replace(':', "%3A").replace('/', "%2F");
     let bearer = || "Bearer a request token".to_owned();
     assert_eq!(
@@ -263,6 +318,15 @@ async fn without_a_secret_the_jobs_id_token_is_the_credential() {
             ("api-version=2.0&audience=urn%3Aother+one".to_owned(), bearer()),
         ]
     );
+
+    // One that is old is not sent again.
+    faulty.reset([]);
+    let aged =
+        "import sys; sys.path.insert(0, sys.argv[1]); import deploy; deploy.TOKEN_AGE = 0; sys.exit(deploy.main())";
+    let script = format!("exec python3 -B -c '{aged}' \"$GITHUB_ACTION_PATH/ci\"");
+    let ended = github.script(&script).run().await;
+    assert_eq!(ended.code, 0, "{}", ended.log);
+    assert_eq!(faulty.world().credentials, ["Bearer an.id.token-3", "Bearer an.id.token-4", "Bearer an.id.token-5"]);
 
     faulty.reset([]);
     let gitlab = CiJob::new(Reader::GitLab, &faulty.url(), &faulty.certificate(), APP, "");
