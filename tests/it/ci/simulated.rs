@@ -166,6 +166,7 @@ async fn a_lost_answer_is_one_deployment_and_lost_output_is_asked_for_again() {
             (Kind::Output, Fault::Problem(404, "unknown-job", None)),
             (Kind::Output, Fault::Page(404)),
             (Kind::Output, Fault::Complete),
+            (Kind::Output, Fault::Complete),
             (Kind::Job, Fault::OtherJob),
         ]);
         let lines: Vec<String> = (0..50).map(|number| format!("line {number} – ünïcödé")).collect();
@@ -207,6 +208,10 @@ async fn refusals_and_wrong_usage_are_told_apart() {
         assert!(ended.log.starts_with(&told) && ended.log.contains(part), "{fault:?}: {}", ended.log);
         assert_eq!((faulty.world().count(Kind::Submit), ended.outputs.len()), (1, 0));
     }
+    // Who is told when to come back comes back then, even if that takes more patience than there is.
+    faulty.reset([(Kind::Submit, Fault::Problem(429, "barred", Some(2)))]);
+    let ended = job(Reader::GitHub, &faulty).input("patience", "1s").run().await;
+    assert_eq!(ended.code, 0, "{}", ended.log);
     faulty.reset([(Kind::Output, Fault::Problem(401, "unauthorized", None))]);
     let ended = job(Reader::GitHub, &faulty).run().await;
     assert!(ended.code == 3 && ended.log.contains("its outcome is not known here"), "{}", ended.log);

@@ -331,7 +331,9 @@ async fn answer(
     match fault {
         Some(Fault::Problem(status, word, after)) => return problem(status, word, after),
         Some(Fault::Page(status)) => {
-            return reply(status, "text/html", b"<h1>somebody else</h1>".to_vec(), &[]);
+            // Nobody listens there: who follows it is not answered.
+            let location = [("location", "https://localhost:1/".to_owned())];
+            return reply(status, "text/html", b"<h1>somebody else</h1>".to_vec(), &location);
         }
         Some(Fault::Hangup) => return hang_up(hangup).await,
         Some(_) | None => {}
