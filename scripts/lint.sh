@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Formatting, clippy, licences and sources of dependencies, links of the documentation.
+# Formatting, clippy, licences and sources of dependencies, links of the documentation, and the script that CI jobs run.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 cd "$ROOT"
 cargo fmt --check
+python3 -m py_compile ci/*.py
 cargo clippy --all-targets --locked -- -D warnings
 RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
 have cargo-deny || step "Install cargo-deny" cargo install --locked cargo-deny

@@ -27,7 +27,7 @@ fn keygen(path: &Path) {
 }
 
 impl Target {
-    fn start(names: &[&str]) -> Self {
+    pub(crate) fn start(names: &[&str]) -> Self {
         Self::start_with(names, &[])
     }
 
@@ -83,7 +83,7 @@ impl Drop for Target {
     }
 }
 
-async fn with_ansible(target: &Target, more: &[(&str, &str)]) -> Service {
+pub(crate) async fn with_ansible(target: &Target, more: &[(&str, &str)]) -> Service {
     let mount = target.mount();
     let mut settings = vec![
         ("LOCKSTEP_RUNNER_IMAGE", "lockstep-runner:latest"),

@@ -1,6 +1,7 @@
 //! Integration tests: one binary, against a real Redis, a real engine, and real Ansible over SSH.
 
 mod api;
+mod ci;
 mod cli;
 mod config;
 mod crash;

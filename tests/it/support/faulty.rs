@@ -74,6 +74,8 @@ pub(crate) struct World {
     pub(crate) piece: usize,
     /// Requests so far: kind, method and path with query, body.
     pub(crate) calls: Vec<(Kind, String, Value)>,
+    /// The credential of each of them.
+    pub(crate) credentials: Vec<String>,
     /// Answers to requests of other kinds, by method and path.
     pub(crate) answers: BTreeMap<String, (u16, Value)>,
     faults: BTreeMap<Kind, VecDeque<Fault>>,
@@ -271,6 +273,7 @@ impl World {
             output: Vec::new(),
             piece: usize::MAX,
             calls: Vec::new(),
+            credentials: Vec::new(),
             answers: BTreeMap::new(),
             faults: BTreeMap::new(),
         }
@@ -317,8 +320,10 @@ async fn answer(
         _ => Kind::Other,
     };
     let lock = || world.lock().unwrap_or_else(PoisonError::into_inner);
+    let credential = parts.headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let fault = {
         let mut world = lock();
+        world.credentials.push(credential.to_owned());
         world.calls.push((kind, format!("{} {}", parts.method, parts.uri), body.clone()));
         world.faults.get_mut(&kind).and_then(VecDeque::pop_front)
     };
@@ -326,7 +331,9 @@ async fn answer(
     match fault {
         Some(Fault::Problem(status, word, after)) => return problem(status, word, after),
         Some(Fault::Page(status)) => {
-            return reply(status, "text/html", b"<h1>somebody else</h1>".to_vec(), &[]);
+            // Nobody listens there: who follows it is not answered.
+            let location = [("location", "https://localhost:1/".to_owned())];
+            return reply(status, "text/html", b"<h1>somebody else</h1>".to_vec(), &location);
         }
         Some(Fault::Hangup) => return hang_up(hangup).await,
         Some(_) | None => {}
