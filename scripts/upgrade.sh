@@ -17,13 +17,18 @@ hands_over() {
   docker inspect -f '{{ range .Config.Env }}{{ println . }}{{ end }}' "$1" | grep -q '^LOCKSTEP_HANDOVER_SOCKET=.'
 }
 
-# The old one goes on as it was, or, if it has left at that very moment, is started again.
-give_up() {
-  [ -z "$new" ] || { docker logs --tail 30 "$new" >&2 || true; }
-  [ -z "$new" ] || docker rm -f "$new" >/dev/null 2>&1 || true
+# However this ends before the old one has: it goes on as it was, or, if it has left at that very moment, is started again. The new one
+# goes first, since each would be handed the other's socket for ever.
+tidy_up() {
+  local new
+  for new in $(dispatchers -a | grep -vxF "$old"); do
+    docker logs --tail 30 "$new" >&2 || true
+    docker rm -f "$new" >/dev/null || true
+  done
+  docker update --restart="$policy" "$old" >/dev/null
   docker start "$old" >/dev/null
-  die "the new dispatcher did not take over: $1" "Its log is above. The old one goes on."
 }
+give_up() { die "the new dispatcher did not take over: $1" "The old one goes on. The new one's log is below."; }
 
 docker info >/dev/null 2>&1 || die "no engine answers" "Start Docker, or run: make setup"
 refuse_others_service
@@ -38,7 +43,6 @@ case ${#running[@]} in
   *) die "${#running[@]} dispatchers run" "An upgrade was broken off. See: docker ps. Then: make run" ;;
 esac
 old=${running[0]}
-new=
 if ! hands_over "$old"; then
   warn "the dispatcher that runs cannot hand over its socket; it is restarted, and connections are refused for a moment"
   exec "$ROOT/scripts/run.sh"
@@ -50,7 +54,7 @@ name=$(state "$old" Name)
 policy=$(state "$old" HostConfig.RestartPolicy.Name)
 # It is to end with exit code 0, and then to stay away; should it crash before, it comes back.
 docker update --restart=on-failure "$old" >/dev/null
-trap 'docker update --restart="$policy" "$old" >/dev/null 2>&1 || true' EXIT
+trap tidy_up EXIT
 
 step "Start the new dispatcher beside the old one" compose up -d --no-deps --no-recreate --scale dispatcher=2 dispatcher
 new=$(dispatchers -a | grep -vxF "$old" | head -n 1)
@@ -61,6 +65,7 @@ while [ "$(state "$old" State.Running)" = true ]; do
   [ $((SECONDS - began)) -lt "$PATIENCE_S" ] || give_up "it was not ready after $PATIENCE_S s"
   sleep 0.2
 done
+trap - EXIT
 code=$(state "$old" State.ExitCode)
 [ "$code" = 0 ] || warn "the old dispatcher ended with exit code $code; its log: $(docker logs --tail 5 "$old" 2>&1)"
 docker rm "$old" >/dev/null
