@@ -21,11 +21,12 @@ use super::support::redis::free_port;
 use super::support::service::{Service, secret_of};
 use super::support::{PATIENCE, eventually};
 
-/// Prints numbered lines until it is told that it is enough.
+/// Prints numbered lines until it is told that it is enough, and exits with its argument.
 const JOB: &str = r#"
 n=0
-while [ ! -e /marks/enough ]; do n=$((n + 1)); echo "line $n"; sleep 0.05; done
+while [ ! -e /marks/enough ]; do n=$((n + 1)); echo "line $n: é € 😀"; sleep 0.05; done
 echo "last after $n"
+exit ${1:-0}
 "#;
 
 /// Holds a listening socket, as systemd does, and passes it on to one process after the other.
@@ -58,8 +59,8 @@ except (BrokenPipeError, ConnectionResetError):
 "#;
 
 /// A service that hands over, with a folder that its containers have.
-struct Stage {
-    service: Service,
+pub(super) struct Stage {
+    pub(super) service: Service,
     folder: tempfile::TempDir,
 }
 
@@ -68,9 +69,8 @@ impl Stage {
         Self::set_with(&[]).await
     }
 
-    async fn set_with(settings: &[(&str, &str)]) -> Self {
-        let stage = Self::prepare(settings).await;
-        let mut stage = stage;
+    pub(super) async fn set_with(settings: &[(&str, &str)]) -> Self {
+        let mut stage = Self::prepare(settings).await;
         stage.service.spawn();
         stage.service.ready().await;
         stage
@@ -93,9 +93,26 @@ impl Stage {
         self.folder.path().join("socket")
     }
 
+    /// Makes the app `one` known.
+    pub(super) async fn feed(&self) {
+        self.service.feed(&[("one", "i-one", "app-deploy")]).await;
+    }
+
+    /// Lets the job end.
+    pub(super) fn let_end(&self) {
+        std::fs::write(self.folder.path().join("enough"), "").expect("written");
+    }
+
+    /// What a job has printed that ended with this.
+    pub(super) fn whole_output(output: &str) -> String {
+        let count = output.lines().count() - 1;
+        let lines: String = (1..=count).map(|n| format!("line {n}: é € 😀\n")).collect();
+        format!("{lines}last after {count}\n")
+    }
+
     /// Begins a deployment; its job's id.
     async fn deploy(&self) -> String {
-        self.service.feed(&[("one", "i-one", "app-deploy")]).await;
+        self.feed().await;
         let (_, answer) = self.service.post("/app-deploy/", &credentials()).await;
         answer["job_id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
     }
@@ -106,7 +123,7 @@ impl Stage {
 
     /// Lets the job end, and sees that its output is whole.
     async fn finish(&self, job: &str) {
-        std::fs::write(self.folder.path().join("enough"), "").expect("written");
+        self.let_end();
         let answer = eventually("the job is finished", async || {
             let answer = self.status(job).await;
             (answer["status"] == "finished").then_some(answer)
@@ -114,9 +131,7 @@ impl Stage {
         .await;
         assert_eq!(answer["outcome"], "success", "{answer}");
         let output = answer["output"].as_str().expect("a text");
-        let count = output.lines().count() - 1;
-        let expected: String = (1..=count).map(|n| format!("line {n}\n")).collect();
-        assert_eq!(output, format!("{expected}last after {count}\n"));
+        assert_eq!(output, Self::whole_output(output));
     }
 
     async fn logged(&self, what: &str) {
@@ -132,7 +147,7 @@ fn about(job: &str) -> Value {
     json!({"deployment_id": "one", "deployment_secret": secret_of("one"), "job_id": job})
 }
 
-async fn ended(mut child: Child) -> ExitStatus {
+pub(super) async fn ended(mut child: Child) -> ExitStatus {
     eventually("the process has ended", async || child.try_wait().expect("a child")).await
 }
 

@@ -9,6 +9,7 @@ mod doctor;
 mod documents;
 mod e2e;
 mod engine;
+mod existing;
 mod faults;
 mod handover;
 mod protocol;
