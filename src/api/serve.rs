@@ -22,6 +22,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -69,7 +70,25 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// taken is served its first request, so that a client that opens one for each request never meets the stop. Requests that wait
 /// for news are ended by the token that their handlers were given.
 pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: Router, shutdown: CancellationToken) {
-    serve_within(Limits::default(), listener, tls, router, shutdown).await;
+    let limits = Limits::default();
+    let connections = limits.connections.min(files() / 4 * 3);
+    if connections < limits.connections {
+        tracing::warn!(
+            connections,
+            "the process may open so few files that connections beyond this wait; raise its hard limit (nofile)"
+        );
+    }
+    serve_within(Limits { connections, ..limits }, listener, tls, router, shutdown).await;
+}
+
+/// How many files the process may have open, raised as far as it may do that itself: a connection is a file, and what it is given to
+/// begin with is often not more than 1024. Redis, the engine and followed containers need some as well: for want of them, those who
+/// connect could stop what runs.
+fn files() -> usize {
+    let given = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: given.maximum, maximum: given.maximum };
+    let limit = setrlimit(Resource::Nofile, raised).map_or(given, |()| raised);
+    limit.current.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
 }
 
 /// [`serve`] within other bounds.

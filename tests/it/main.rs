@@ -1,5 +1,6 @@
 //! Integration tests: one binary, against a real Redis, a real engine, and real Ansible over SSH.
 
+mod abuse;
 mod api;
 mod cli;
 mod config;
