@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help setup run demo doctor insight test test-ansible lint bench faults generate-selfsigned-cert stop
+.PHONY: help setup run upgrade demo doctor insight test test-ansible lint bench faults generate-selfsigned-cert stop
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 28
@@ -13,6 +13,9 @@ setup: ## installs and makes whatever is missing: engine, Redis, images, certifi
 
 run: ## the service, ready to use at https://localhost
 	@scripts/run.sh
+
+upgrade: ## replaces the running dispatcher by the code that is here, without refusing a connection
+	@scripts/upgrade.sh
 
 demo: ## run, plus a real deployment of app-one by Ansible over SSH
 	@scripts/demo.sh

@@ -11,6 +11,7 @@ pub mod config;
 pub mod dispatch;
 pub mod doctor;
 pub mod engine;
+pub mod handover;
 pub mod metrics;
 pub mod model;
 pub mod pepper;

@@ -1,6 +1,7 @@
 //! The binary: `lockstep serve`, `doctor`, `openapi`, and the client's commands.
 
 use std::io::Write as _;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use lockstep::config::{self, Config, ConfigError};
 use lockstep::dispatch::{Dispatcher, Parts};
 use lockstep::doctor::{self, Check, Verdict};
 use lockstep::engine::docker::Docker;
+use lockstep::handover::{self, ListenError, Listening};
 use lockstep::metrics::Metrics;
 use lockstep::pepper::Pepper;
 use lockstep::store::Store;
@@ -69,6 +71,11 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Before there are threads, which could read the environment while it changes.
+    let inherited = match cli.command {
+        Command::Serve { print_default_config: false, .. } => handover::inherited(),
+        _ => Ok(None),
+    };
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         eprintln!("error: a second provider of cryptography");
         return ExitCode::FAILURE;
@@ -84,7 +91,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Serve { print_default_config: true, .. } => say(config::DEFAULT, ExitCode::SUCCESS),
-        Command::Serve { config, .. } => runtime.block_on(serve(config)),
+        Command::Serve { config, .. } => runtime.block_on(serve(config, inherited)),
         Command::Doctor { config, json } => runtime.block_on(doctor(config, json)),
         Command::Openapi => match api::openapi().to_pretty_json() {
             Ok(text) => say(&format!("{text}\n"), ExitCode::SUCCESS),
@@ -166,9 +173,13 @@ async fn doctor(path: Option<PathBuf>, json: bool) -> ExitCode {
     }
 }
 
-async fn serve(path: Option<PathBuf>) -> ExitCode {
+async fn serve(path: Option<PathBuf>, inherited: Result<Option<TcpListener>, ListenError>) -> ExitCode {
     let config = match configure(path) {
         Ok(config) => config,
+        Err(error) => return wrong(error),
+    };
+    let inherited = match inherited {
+        Ok(inherited) => inherited,
         Err(error) => return wrong(error),
     };
     if let Err(error) =
@@ -180,7 +191,7 @@ async fn serve(path: Option<PathBuf>) -> ExitCode {
         Ok(certificate) => certificate,
         Err(error) => return wrong(error),
     };
-    match run(config, certificate).await {
+    match run(config, certificate, inherited).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Why it ended is said in any case, once.
@@ -218,7 +229,11 @@ async fn first_fault(tasks: &mut JoinSet<Result<(), String>>) -> String {
 }
 
 /// Runs the service until it is told to stop, or a part of it dies.
-async fn run(config: Config, certificate: Arc<api::tls::Certificate>) -> Result<(), String> {
+async fn run(
+    config: Config,
+    certificate: Arc<api::tls::Certificate>,
+    inherited: Option<TcpListener>,
+) -> Result<(), String> {
     let tls = certificate.server_config().map_err(|error| error.to_string())?;
     let stop = CancellationToken::new();
     let mut background = JoinSet::new();
@@ -245,9 +260,9 @@ async fn run(config: Config, certificate: Arc<api::tls::Certificate>) -> Result<
         .map_err(|error| error.to_string())?;
     let engine = Docker::connect(config.engine_host.as_deref()).map_err(|error| error.to_string())?;
     let pepper = Pepper::new(&config.auth.pepper);
-    let listener = tokio::net::TcpListener::bind(config.listen).await.map_err(|error| {
-        format!("cannot listen on {}: {error}. Is another service there? See the key listen", config.listen)
-    })?;
+    let listening = handover::listen(inherited, config.listen, config.handover, &config.instance).await;
+    let Listening { listener, succession } = listening.map_err(|error| error.to_string())?;
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
     let told = stop.clone();
     background
         .spawn(async { shutdown::on_signal(told).await.map_err(|error| format!("signals are not heard: {error}")) });
@@ -270,10 +285,24 @@ async fn run(config: Config, certificate: Arc<api::tls::Certificate>) -> Result<
         metrics: metrics.clone(),
     });
     let api = Api::new(dispatcher.clone(), &config.auth, config.final_status, metrics, stop.clone());
-    tracing::info!(listen = %config.listen, dispatcher = name, version = env!("CARGO_PKG_VERSION"), "serving");
+    tracing::info!(listen = %address, dispatcher = name, version = env!("CARGO_PKG_VERSION"), "serving");
     // The listener ends first, then what its handlers have begun, then the dispatcher: each needs the next.
     let dispatcher_stop = CancellationToken::new();
-    let mut serving = tokio::spawn(api::serve::serve(listener, tls, api::router(api.clone()), stop.clone()));
+    let open = CancellationToken::new();
+    let mut serving = {
+        let (router, open, stop) = (api::router(api.clone()), open.clone(), stop.clone());
+        tokio::spawn(async move {
+            stop.run_until_cancelled(open.cancelled()).await;
+            api::serve::serve(listener, tls, router, stop).await;
+        })
+    };
+    background.spawn({
+        let (dispatcher, stop) = (dispatcher.clone(), stop.clone());
+        async move {
+            succession.carry_out(dispatcher.ready(), || dispatcher.wake(), open, stop).await;
+            Ok(())
+        }
+    });
     let mut dispatching = {
         let (dispatcher, stop) = (dispatcher.clone(), dispatcher_stop.clone());
         tokio::spawn(async move { dispatcher.run(stop).await })

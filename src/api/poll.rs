@@ -2,15 +2,18 @@
 //!
 //! Every existing client asks this every two seconds, until its job is over: one round trip to Redis, and the answer written once.
 //! Output that is longer than a piece is read and written piece by piece, as the connection takes it: an answer costs the
-//! dispatcher a piece of memory, however long the output is and however slowly it is read.
+//! dispatcher a piece of memory, however long the output is and however slowly it is read. An answer that was begun has its 200 behind it,
+//! and existing clients ask again only after another status: so it waits for a Redis that is away for a moment.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::Shared;
 use super::auth::peer;
@@ -23,10 +26,14 @@ use super::seed::{deployment_id, json, read};
 use crate::config::FinalStatus;
 use crate::model::ids::JobId;
 use crate::model::job::{Outcome, State as JobState};
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 
 /// The most bytes of output that are read at a time.
 const PIECE: u64 = 64 * 1024;
+/// How long an answer that was begun waits for the rest of its output,
+const PATIENCE: Duration = Duration::from_secs(30);
+/// and how often it is asked for.
+const TRY_AGAIN: Duration = Duration::from_millis(250);
 /// What stands before the output, a text of its own, in an answer.
 const OUTPUT: &str = r#""output":"#;
 /// An output that is to be put in between.
@@ -138,8 +145,7 @@ impl Rest {
             if rest.tail.is_empty() {
                 return Ok::<_, StoreError>(None);
             }
-            let read = store.output(rest.job, rest.offset, PIECE.min(rest.end - rest.offset)).await?;
-            let (piece, _) = read.filter(|(piece, _)| !piece.is_empty()).ok_or_else(|| gone(rest.job))?;
+            let piece = rest.next_piece(&store).await?;
             // It goes on with the text that the piece before has begun.
             let text = Bytes::from(rest.write(&[], piece)).slice(1..);
             Ok(Some((text, (rest, store))))
@@ -148,6 +154,24 @@ impl Rest {
         Body::from_stream(futures::stream::once(async { Ok(head) }).chain(pieces.inspect_err(move |error| {
             tracing::warn!(%error, "an answer was broken off because Redis did not give the rest of the output");
         })))
+    }
+
+    /// Reads on. A Redis that came back empty has the output again once that has been taken in anew.
+    async fn next_piece(&self, store: &Store) -> Result<Vec<u8>, StoreError> {
+        let begun = Instant::now();
+        loop {
+            let again = match store.output(self.job, self.offset, PIECE.min(self.end - self.offset)).await {
+                Ok(Some((piece, _))) if !piece.is_empty() => return Ok(piece),
+                Ok(None) => return Err(gone(self.job)),
+                Ok(Some(_)) => gone(self.job),
+                Err(error @ (StoreError::NotReached(_) | StoreError::Epoch)) => error,
+                Err(error @ (StoreError::Stale(_) | StoreError::Unreadable(_))) => return Err(error),
+            };
+            if begun.elapsed() >= PATIENCE {
+                return Err(again);
+            }
+            tokio::time::sleep(TRY_AGAIN).await;
+        }
     }
 
     /// `head`, and a piece of output as the beginning of a text in JSON, or, with the last one, a whole one and the tail behind it.

@@ -22,10 +22,11 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,8 @@ pub struct Limits {
     pub head: Duration,
     /// Without a byte in either direction. Longer than a long-poll and than the pause between a follower's comments.
     pub idle: Duration,
+    /// For the first request of a connection that was taken before the stop came: its client has been told of no end.
+    pub first: Duration,
     /// For requests under way when the stop comes.
     pub drain: Duration,
     /// Connections at a time. Further ones wait in the listener's backlog.
@@ -53,6 +56,7 @@ impl Default for Limits {
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(30),
             idle: Duration::from_secs(120),
+            first: Duration::from_secs(3),
             drain: Duration::from_secs(10),
             connections: 16_384,
         }
@@ -62,10 +66,29 @@ impl Default for Limits {
 /// Pause after an `accept` that failed for want of something (file descriptors, memory): it would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `shutdown`; then accepts nothing more, lets requests finish within a deadline, and returns. Requests that wait
+/// Serves until `shutdown`; then accepts nothing more, lets requests finish within a deadline, and returns. A connection that was
+/// taken is served its first request, so that a client that opens one for each request never meets the stop. Requests that wait
 /// for news are ended by the token that their handlers were given.
 pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: Router, shutdown: CancellationToken) {
-    serve_within(Limits::default(), listener, tls, router, shutdown).await;
+    let limits = Limits::default();
+    let connections = limits.connections.min(files() / 4 * 3);
+    if connections < limits.connections {
+        tracing::warn!(
+            connections,
+            "the process may open so few files that connections beyond this wait; raise its hard limit (nofile)"
+        );
+    }
+    serve_within(Limits { connections, ..limits }, listener, tls, router, shutdown).await;
+}
+
+/// How many files the process may have open, raised as far as it may do that itself: a connection is a file, and what it is given to
+/// begin with is often not more than 1024. Redis, the engine and followed containers need some as well: for want of them, those who
+/// connect could stop what runs.
+fn files() -> usize {
+    let given = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: given.maximum, maximum: given.maximum };
+    let limit = setrlimit(Resource::Nofile, raised).map_or(given, |()| raised);
+    limit.current.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
 }
 
 /// [`serve`] within other bounds.
@@ -156,24 +179,28 @@ impl Server {
     async fn connection(&self, stream: TcpStream, peer: SocketAddr) {
         // Answers are small and written whole: waiting for more to send would only delay them.
         let _ = stream.set_nodelay(true);
-        let moved = Arc::new(AtomicBool::new(false));
-        let stream = Watched { stream, moved: moved.clone() };
-        let handshake = timeout(self.limits.handshake, self.acceptor.accept(stream));
-        let stream = match self.shutdown.run_until_cancelled(handshake).await {
-            Some(Ok(Ok(stream))) => stream,
-            Some(Ok(Err(error))) => {
+        let seen = Arc::new(Seen::default());
+        let stream = Watched { stream, seen: seen.clone() };
+        let handshake = tokio::select! {
+            ended = timeout(self.limits.handshake, self.acceptor.accept(stream)) => ended,
+            () = self.told(&seen) => return,
+        };
+        let stream = match handshake {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
                 tracing::debug!(%peer, %error, "a TLS handshake failed");
                 return;
             }
-            Some(Err(_)) => {
+            Err(_) => {
                 tracing::debug!(%peer, "a TLS handshake was not finished in time");
                 return;
             }
-            None => return,
         };
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let router = self.router.clone();
+        let asked = seen.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
+            asked.note_request();
             request.extensions_mut().insert(ConnectInfo(peer));
             // A router is always ready.
             let answering = router.clone().call(request);
@@ -182,7 +209,7 @@ impl Server {
         let builder = if http2 { &self.http2 } else { &self.http1 };
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         // Apart from the connection, so that what moves on it does not ask each time after what seldom happens.
-        let mut signs = FuturesUnordered::from_iter([self.sign(&moved, false)]);
+        let mut signs = FuturesUnordered::from_iter([self.sign(&seen, false)]);
         loop {
             tokio::select! {
                 ended = connection.as_mut() => {
@@ -194,7 +221,7 @@ impl Server {
                 Some(sign) = signs.next() => match sign {
                     Sign::Shutdown => {
                         connection.as_mut().graceful_shutdown();
-                        signs.push(self.sign(&moved, true));
+                        signs.push(self.sign(&seen, true));
                     }
                     Sign::Cut => return,
                     Sign::Idle => {
@@ -207,19 +234,27 @@ impl Server {
     }
 
     /// Waits for the next thing that concerns a connection from outside; `ending`: the shutdown has been seen.
-    async fn sign(&self, moved: &AtomicBool, ending: bool) -> Sign {
+    async fn sign(&self, seen: &Seen, ending: bool) -> Sign {
         let mut idle = interval_at(Instant::now() + self.limits.idle, self.limits.idle);
         idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = self.shutdown.cancelled(), if !ending => return Sign::Shutdown,
+                () = self.told(seen), if !ending => return Sign::Shutdown,
                 () = self.cut.cancelled() => return Sign::Cut,
                 _ = idle.tick() => {
-                    if !moved.swap(false, Ordering::Relaxed) {
+                    if !seen.moved.swap(false, Ordering::Relaxed) {
                         return Sign::Idle;
                     }
                 }
             }
+        }
+    }
+
+    /// Waits for the stop, as far as it concerns a connection: before its first request, it has a while to bring that.
+    async fn told(&self, seen: &Seen) {
+        self.shutdown.cancelled().await;
+        if !seen.asked.load(Ordering::Relaxed) {
+            let _ = timeout(self.limits.first, seen.first.notified()).await;
         }
     }
 }
@@ -232,16 +267,35 @@ enum Sign {
     Idle,
 }
 
+/// What has been seen on a connection.
+#[derive(Default)]
+struct Seen {
+    /// A byte has moved since this was last looked at.
+    moved: AtomicBool,
+    /// A request has come.
+    asked: AtomicBool,
+    /// Told of the first request.
+    first: Notify,
+}
+
+impl Seen {
+    fn note_request(&self) {
+        if !self.asked.swap(true, Ordering::Relaxed) {
+            self.first.notify_one();
+        }
+    }
+}
+
 /// A socket that remembers whether a byte has moved.
 struct Watched {
     stream: TcpStream,
-    moved: Arc<AtomicBool>,
+    seen: Arc<Seen>,
 }
 
 impl Watched {
     fn note(&self, result: io::Result<usize>) -> Poll<io::Result<usize>> {
         if matches!(result, Ok(1..)) {
-            self.moved.store(true, Ordering::Relaxed);
+            self.seen.moved.store(true, Ordering::Relaxed);
         }
         Poll::Ready(result)
     }

@@ -38,6 +38,8 @@ pub struct Config {
     pub instance: Instance,
     /// `listen`
     pub listen: SocketAddr,
+    /// `handover.socket`: where the listening socket is handed to the dispatcher that replaces this one.
+    pub handover: Option<PathBuf>,
     /// `public_url`, without a slash at the end.
     pub public_url: String,
     /// `tls`
@@ -147,6 +149,9 @@ pub enum FinalStatus {
 /// The default file: every key, its default and what it means.
 pub const DEFAULT: &str = include_str!("default.toml");
 
+/// The longest path of a Unix socket is 107 bytes.
+const HANDOVER_SOCKET_MAX: usize = 100;
+
 /// What is wrong with a configuration, all of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the configuration is wrong:\n  {}", .0.join("\n  "))]
@@ -181,6 +186,10 @@ fn read(source: &mut Source, docker_host: Option<String>) -> Option<Config> {
     let certificate = source.text("tls.certificate").map(|(text, _)| PathBuf::from(text));
     let key = source.text("tls.key").map(|(text, _)| PathBuf::from(text));
     let ca = source.text("tls.ca").map(|(text, _)| PathBuf::from(text)).filter(|path| !path.as_os_str().is_empty());
+    let handover = match source.text("handover.socket") {
+        Some((text, _)) if text.is_empty() => None,
+        _ => source.read("handover.socket", handover_socket),
+    };
     let redis_url = read_redis(source);
     source.read("engine.kind", |text| if text == "docker" { Ok(()) } else { Err("must be docker".into()) });
     let engine_host = match source.read("engine.host", |text| engine_host(text).map(str::to_owned)) {
@@ -206,6 +215,7 @@ fn read(source: &mut Source, docker_host: Option<String>) -> Option<Config> {
     Some(Config {
         instance: instance?,
         listen: listen?,
+        handover,
         public_url: public_url?,
         tls: Tls { ca: ca.or_else(|| certificate.clone())?, certificate: certificate?, key: key? },
         redis_url: redis_url?,
@@ -238,6 +248,14 @@ fn public_url(text: &str) -> Result<String, String> {
         Err(_) => false,
     };
     if numbered && named { Ok(format!("https://{authority}")) } else { Err(wrong()) }
+}
+
+/// A path at which a Unix socket can be made, and another with `.new` at its end beside it.
+fn handover_socket(text: &str) -> Result<PathBuf, String> {
+    let wrong = || format!("must be the absolute path of a file, of at most {HANDOVER_SOCKET_MAX} bytes");
+    let path = PathBuf::from(text);
+    let usable = path.is_absolute() && path.file_name().is_some() && text.len() <= HANDOVER_SOCKET_MAX;
+    usable.then_some(path).ok_or_else(wrong)
 }
 
 fn engine_host(text: &str) -> Result<&str, String> {

@@ -13,7 +13,8 @@ const PREFIX: &str = "LOCKSTEP_";
 const SECRETS: [&str; 6] =
     ["auth.pepper", "auth.feed_token", "auth.operators", "redis.url", "redis.password", "runner.registry_password"];
 /// Keys without a default, next to those of the default file.
-const WITHOUT_DEFAULT: [&str; 8] = [
+const WITHOUT_DEFAULT: [&str; 9] = [
+    "handover.socket",
     "tls.ca",
     "redis.password",
     "engine.host",

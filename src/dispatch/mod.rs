@@ -48,6 +48,8 @@ const LIFE: Duration = Duration::from_millis(2500);
 const PASS: Duration = Duration::from_secs(1);
 /// How long Redis may take to answer when readiness is asked for.
 const PING: Duration = Duration::from_secs(1);
+/// How often a dispatcher that is to be ready looks whether it is.
+const READY_PACE: Duration = Duration::from_millis(50);
 /// How long `unlock` waits to see the job's end.
 const UNLOCK_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -419,6 +421,23 @@ impl Dispatcher {
             Some(_) => None,
         };
         Readiness { redis, engine: standing.engine, reconciler }
+    }
+
+    /// Waits until requests can be served.
+    pub async fn ready(&self) {
+        let mut pace = tokio::time::interval(READY_PACE);
+        pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            pace.tick().await;
+            if self.readiness().await.is_ready() {
+                return;
+            }
+        }
+    }
+
+    /// Tells the reconciler to look now: another dispatcher has left jobs behind.
+    pub fn wake(&self) {
+        self.told.notify_one();
     }
 
     /// Counts for `/metrics`.

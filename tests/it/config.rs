@@ -28,6 +28,7 @@ fn the_default_file_is_the_default() {
 #[test]
 fn every_commented_key_of_the_default_file_is_known() {
     let values = [
+        ("socket", "/run/handover/dispatcher.sock"),
         ("password", "x"),
         ("host", "unix:///var/run/docker.sock"),
         ("registry_user", "u"),
@@ -111,6 +112,7 @@ fn what_is_wrong_is_named_with_what_would_be_valid() {
         ("\nlisten = \"here\"", PEPPER, "lockstep.toml:2 (listen): \"here\" is not an address and a port"),
         ("\ninstance = ", PEPPER, "lockstep.toml:2: "),
         ("instance = \"../x\"", PEPPER, "instance"),
+        ("[handover]\nsocket = \"here\"", PEPPER, "absolute path"),
         ("public_url = \"http://x\"", PEPPER, "https://host[:port]"),
         ("public_url = \"https://x/path\"", PEPPER, "without a path"),
         ("public_url = \"https://x:99999\"", PEPPER, "https://host[:port]"),

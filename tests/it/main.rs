@@ -1,5 +1,6 @@
 //! Integration tests: one binary, against a real Redis, a real engine, and real Ansible over SSH.
 
+mod abuse;
 mod api;
 mod ci;
 mod cli;
@@ -10,7 +11,9 @@ mod doctor;
 mod documents;
 mod e2e;
 mod engine;
+mod existing;
 mod faults;
+mod handover;
 mod protocol;
 mod schema;
 mod self_deploy;

@@ -36,7 +36,7 @@ struct Server {
     roots: RootCertStore,
 }
 
-fn write_certificate(folder: &std::path::Path, roots: &mut RootCertStore) -> Tls {
+pub(super) fn write_certificate(folder: &std::path::Path, roots: &mut RootCertStore) -> Tls {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let files = Tls { certificate: folder.join("c.crt"), key: folder.join("c.key"), ca: folder.join("c.crt") };
     std::fs::write(&files.certificate, made.cert.pem()).expect("written");

@@ -1,5 +1,6 @@
 //! The router in this process, on a real Redis and an engine whose containers do what the test says.
 
+mod abuse;
 mod documents;
 mod follow;
 mod operator;

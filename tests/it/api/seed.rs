@@ -1,5 +1,6 @@
 //! The endpoints of existing clients: form, words and statuses, key by key.
 
+use futures::StreamExt as _;
 use lockstep::config::FinalStatus;
 
 use super::*;
@@ -71,6 +72,28 @@ async fn long_output_is_whole_and_why_a_job_ended_is_said() {
     let answer = service.status("one", &job).await;
     assert!(answer["output"] == text.as_str(), "the whole output");
     assert_eq!((&answer["outcome"], &answer["reason"]), (&json!("error"), &json!("canceled by app one")));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_was_begun_waits_for_redis() {
+    let mut service = Service::start().await;
+    let job = service.running("one").await;
+    let text = "a line of output\n".repeat(20_000);
+    service.engine.print("i-one", &text);
+    service.printed(&job, text.len() as u64).await;
+    let answer = service.send(Ask::post("/job-status/").json(&about("one", &job))).await;
+    assert_eq!(answer.status().as_u16(), 200);
+    let mut body = answer.into_body().into_data_stream();
+    let mut read = body.next().await.expect("a piece").expect("which can be read").to_vec();
+    service.redis.kill();
+    assert!(tokio::time::timeout(Duration::from_millis(600), body.next()).await.is_err(), "it is not broken off");
+    service.redis.restart().await;
+    while let Some(piece) = body.next().await {
+        read.extend_from_slice(&piece.expect("which can be read"));
+    }
+    let answer: Value = serde_json::from_slice(&read).expect("a whole answer");
+    assert!(answer["output"] == text.as_str(), "the whole output");
     service.stop().await;
 }
 

@@ -77,15 +77,26 @@ impl Service {
 
     /// Starts the process.
     pub(crate) fn spawn(&mut self) {
+        let child = self.dress(Command::new(env!("CARGO_BIN_EXE_lockstep"))).arg("serve").stdout(Stdio::null()).spawn();
+        self.child = Some(child.expect("the binary runs"));
+    }
+
+    /// Gives a command the service's settings and log.
+    pub(crate) fn dress(&self, mut command: Command) -> Command {
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).expect("a log");
-        let child = Command::new(env!("CARGO_BIN_EXE_lockstep"))
-            .arg("serve")
-            .current_dir(self.folder.path())
-            .envs(&self.environment)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("the binary runs");
+        command.current_dir(self.folder.path()).envs(&self.environment).stdin(Stdio::null()).stderr(log);
+        command
+    }
+
+    /// Starts another process, with these settings beside the usual ones, which is the service from now on; the one before goes on.
+    pub(crate) fn succeed(&mut self, settings: &[(&str, &str)]) -> Child {
+        let mut command = self.dress(Command::new(env!("CARGO_BIN_EXE_lockstep")));
+        let child = command.arg("serve").envs(settings.iter().copied()).stdout(Stdio::null()).spawn();
+        self.child.replace(child.expect("the binary runs")).expect("a running service")
+    }
+
+    /// Makes a process the service again that another one was to replace.
+    pub(crate) fn take(&mut self, child: Child) {
         self.child = Some(child);
     }
 
