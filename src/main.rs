@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 use lockstep::api::{self, Api};
 use lockstep::client;
 use lockstep::config::{self, Config, ConfigError};
@@ -65,6 +66,13 @@ enum Command {
     },
     /// Print the OpenAPI document of the API
     Openapi,
+    /// Print the completions for a shell
+    ///
+    /// For bash: lockstep completions bash > /etc/bash_completion.d/lockstep
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
     #[command(flatten)]
     Client(client::Command),
 }
@@ -100,6 +108,11 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "lockstep", &mut text);
+            say(&String::from_utf8_lossy(&text), ExitCode::SUCCESS)
+        }
         Command::Client(command) => {
             let code = runtime.block_on(client::run(command, cli.options));
             runtime.shutdown_background();

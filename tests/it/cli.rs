@@ -477,3 +477,19 @@ fn following_is_exact() {
         prop_assert_eq!(seen, Some(outcome));
     });
 }
+
+/// By bash itself: what it offers for the beginning of a command and of an option.
+#[tokio::test]
+async fn a_shell_completes_commands_and_options() {
+    let program = env!("CARGO_BIN_EXE_lockstep");
+    let script = format!(
+        r#"set -eu
+        source <("{program}" completions bash)
+        offered() {{ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _lockstep lockstep "${{!#}}" ""; echo "${{COMPREPLY[@]}}"; }}
+        offered lockstep dep
+        offered lockstep deploy --when-busy re
+        offered lockstep apps s"#
+    );
+    let output = tokio::process::Command::new("bash").args(["-c", &script]).output().await.expect("bash");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "deploy\nreject\nset\n", "{output:?}");
+}
