@@ -12,8 +12,10 @@ use lockstep::client;
 use lockstep::config::{self, Config, ConfigError};
 use lockstep::dispatch::{Dispatcher, Parts};
 use lockstep::doctor::{self, Check, Verdict};
+use lockstep::egress::Egress;
 use lockstep::engine::docker::Docker;
 use lockstep::metrics::Metrics;
+use lockstep::oidc::{Oidc, Pace};
 use lockstep::pepper::Pepper;
 use lockstep::store::Store;
 use lockstep::{clock, shutdown, telemetry};
@@ -245,6 +247,7 @@ async fn run(config: Config, certificate: Arc<api::tls::Certificate>) -> Result<
         .map_err(|error| error.to_string())?;
     let engine = Docker::connect(config.engine_host.as_deref()).map_err(|error| error.to_string())?;
     let pepper = Pepper::new(&config.auth.pepper);
+    let oidc = Oidc::new(config.oidc_ca.as_deref(), Egress::new(&config.egress_allow), Pace::default())?;
     let listener = tokio::net::TcpListener::bind(config.listen).await.map_err(|error| {
         format!("cannot listen on {}: {error}. Is another service there? See the key listen", config.listen)
     })?;
@@ -269,7 +272,7 @@ async fn run(config: Config, certificate: Arc<api::tls::Certificate>) -> Result<
         feed_at_start: config.feed_at_start,
         metrics: metrics.clone(),
     });
-    let api = Api::new(dispatcher.clone(), &config.auth, config.final_status, metrics, stop.clone());
+    let api = Api::new(dispatcher.clone(), &config.auth, oidc, config.final_status, metrics, stop.clone());
     tracing::info!(listen = %config.listen, dispatcher = name, version = env!("CARGO_PKG_VERSION"), "serving");
     // The listener ends first, then what its handlers have begun, then the dispatcher: each needs the next.
     let dispatcher_stop = CancellationToken::new();

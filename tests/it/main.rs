@@ -10,6 +10,7 @@ mod documents;
 mod e2e;
 mod engine;
 mod faults;
+mod oidc;
 mod protocol;
 mod schema;
 mod self_deploy;
