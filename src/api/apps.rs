@@ -157,6 +157,8 @@ fn oidc() -> Schema {
         .schema_type(SchemaType::from_iter([Type::Array, Type::Null]))
         .description(Some("ID tokens of a CI that open the app: those that fit one of these rules."))
         .items(rule)
+        .min_items(Some(1))
+        .max_items(Some(16))
         .into()
 }
 

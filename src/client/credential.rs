@@ -163,6 +163,17 @@ impl Credential {
         Self { kind: Kind::IdToken(token, None), from }.header()
     }
 
+    /// What to do when it is refused.
+    pub(super) fn advice(&self) -> &'static str {
+        match &self.kind {
+            Kind::IdToken(..) => {
+                "Check that the token is made for this dispatcher (its audience), that the app's entry has a rule for this project and branch, \
+                 and that its time is not over; the dispatcher's log says what did not fit."
+            }
+            Kind::App(..) | Kind::Token(_) => "Check the id, and that the secret or token there is the current one.",
+        }
+    }
+
     /// Whose it is and where it was read, for messages.
     pub(super) fn describe(&self) -> String {
         match &self.kind {

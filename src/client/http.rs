@@ -36,6 +36,8 @@ pub struct Http {
     renewed_in: Option<PathBuf>,
     /// Whose credential it is, for messages.
     who: String,
+    /// What to do when it is refused.
+    advice: &'static str,
     /// The app whose secret it is.
     app: Option<String>,
     /// How long to wait for what.
@@ -150,6 +152,7 @@ impl Http {
             authorization: credential.header()?,
             renewed_in: credential.renewed_in().map(Into::into),
             who: credential.describe(),
+            advice: credential.advice(),
             app: credential.app().map(ToString::to_string),
             patience,
         })
@@ -289,10 +292,7 @@ impl Http {
         };
         let job = problem.job_id.as_deref().map(plain);
         let (what, hint) = match (problem.status, word) {
-            (401, _) => (
-                format!("{} does not accept {}: {detail}", self.base, self.who),
-                Some("Check the id, and that the secret or token there is the current one.".to_owned()),
-            ),
+            (401, _) => (format!("{} does not accept {}: {detail}", self.base, self.who), Some(self.advice.to_owned())),
             (403, _) => (format!("{} has no right to this: {detail}", self.who), None),
             (_, "busy") => (
                 match &job {

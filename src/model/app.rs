@@ -244,7 +244,7 @@ mod tests {
         assert!(feed.warnings.is_empty());
         assert_eq!(feed.entries[0].app.inventory.as_str(), "app-one.epfl.ch");
         assert_eq!(feed.entries[0].app.action.as_str(), "app-deploy");
-        assert_eq!(format!("{:?}", feed.entries[0].secret), "Secret(…)");
+        assert_eq!(format!("{:?}", feed.entries[0].secret), "Some(Secret(…))");
     }
 
     #[test]

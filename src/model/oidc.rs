@@ -49,6 +49,7 @@ const REFUSED_EVENT: &str = "pull_request_target";
 
 /// Which ID tokens open an app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = OidcRule)]
 pub struct Rule {
     /// Who signs them: exactly their claim `iss`.
     pub issuer: String,

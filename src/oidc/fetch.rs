@@ -15,6 +15,8 @@ use crate::model::oidc;
 
 /// The longest answer that is read, in bytes.
 const ANSWER_MAX: usize = 256 * 1024;
+/// The longest address that is called, in bytes.
+const ADDRESS_MAX: usize = 2 * oidc::TEXT_MAX;
 /// How long one call may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The most keys of an issuer that are kept.
@@ -63,6 +65,10 @@ impl Fetch {
     }
 
     async fn json(&self, at: &str) -> Result<Value, String> {
+        // It may be what another answer said.
+        if at.len() > ADDRESS_MAX {
+            return Err(format!("an address has more than {ADDRESS_MAX} bytes"));
+        }
         let url: Url = oidc::address(at, self.egress.allows_loopback()).map_err(|what| format!("{at}: {what}"))?;
         self.egress.check(&url).map_err(|refused| format!("{at}: {refused}"))?;
         let client = self.client.as_ref().map_err(Clone::clone)?;

@@ -361,7 +361,10 @@ async fn an_issuer_that_answers_strangely_is_not_believed() {
 async fn this_machine_and_its_link_are_not_called_unless_that_is_configured() {
     let key = Key::new("k", "ES256");
     let issuer = Issuer::start_tls(&[&key]).await;
-    let strict = Oidc::new(None, Egress::new(&[]), Pace::default()).expect("no file");
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), &issuer.certificate).expect("written");
+    // Its certificate is trusted: what stands between is the guard alone.
+    let strict = Oidc::new(Some(file.path()), Egress::new(&[]), Pace::default()).expect("a file");
     let service = Service::with(FinalStatus::Finished, strict).await;
     let mut one = app("one");
     let rule = |url: &str| json!({"issuer": url, "audience": AUDIENCE, "claims": {"project_id": 7}});
@@ -379,6 +382,28 @@ async fn this_machine_and_its_link_are_not_called_unless_that_is_configured() {
     let refused = service.call(Ask::new("PUT", "/api/v1/apps").token(FEED).json(&json!([one]))).await;
     assert_eq!(refused.problem(), is(422, "invalid-feed"));
     assert!(refused.text().contains("egress.allow"), "{refused:?}");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn an_issuer_cannot_point_at_what_is_not_allowed() {
+    let key = Key::new("k", "ES256");
+    let issuer = Issuer::start(&[&key]).await;
+    let inside = tokio::net::TcpListener::bind("127.0.0.2:0").await.expect("a port");
+    issuer.falls(Ill::KeysAt(format!("http://{}/keys", inside.local_addr().expect("an address"))));
+    let egress = Egress::new(&["127.0.0.1".parse().expect("a network")]);
+    let oidc = Oidc::new(None, egress, Pace::default()).expect("no file");
+    let service = Service::with(FinalStatus::Finished, oidc).await;
+    let mut one = app("one");
+    one["oidc"] = json!([issuer.rule()]);
+    service.feed(&json!([one])).await;
+    let token = key.token(&issuer.claims(&json!({})));
+    let answer = tokio::select! {
+        answer = service.call(look("one", &token)) => answer,
+        _ = inside.accept() => panic!("it was called"),
+    };
+    assert_eq!(answer.problem(), is(503, "issuer-not-reached"));
+    assert_eq!(issuer.calls(), ["/.well-known/openid-configuration"]);
     service.stop().await;
 }
 
