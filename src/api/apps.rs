@@ -138,12 +138,14 @@ pub(super) struct FeedEntry {
 fn oidc() -> Schema {
     let text = || ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(1024));
     let value = SchemaType::from_iter([Type::String, Type::Integer, Type::Boolean]);
-    let values = ArrayBuilder::new().items(ObjectBuilder::new().schema_type(value.clone())).min_items(Some(1));
+    let values = ArrayBuilder::new().items(ObjectBuilder::new().schema_type(value.clone()));
+    let values = values.min_items(Some(1)).max_items(Some(32));
     let allowed = OneOfBuilder::new().item(ObjectBuilder::new().schema_type(value)).item(values);
     let claims = ObjectBuilder::new()
         .schema_type(Type::Object)
         .description(Some("Claims, each with the value or the values that are allowed, compared exactly. One of them must pin the project: repository_id (GitHub), project_id (GitLab)."))
-        .additional_properties(Some(Schema::from(allowed)));
+        .additional_properties(Some(Schema::from(allowed)))
+        .max_properties(Some(32));
     let rule = ObjectBuilder::new()
         .schema_type(Type::Object)
         .property("issuer", text().description(Some("Exactly the tokens' iss: an https URL.")))
