@@ -14,9 +14,11 @@ use lockstep::client;
 use lockstep::config::{self, Config, ConfigError};
 use lockstep::dispatch::{Dispatcher, Parts};
 use lockstep::doctor::{self, Check, Verdict};
+use lockstep::egress::Egress;
 use lockstep::engine::docker::Docker;
 use lockstep::handover::{self, ListenError, Listening};
 use lockstep::metrics::Metrics;
+use lockstep::oidc::{Oidc, Pace};
 use lockstep::pepper::Pepper;
 use lockstep::store::Store;
 use lockstep::{clock, shutdown, telemetry};
@@ -273,6 +275,7 @@ async fn run(
         .map_err(|error| error.to_string())?;
     let engine = Docker::connect(config.engine_host.as_deref()).map_err(|error| error.to_string())?;
     let pepper = Pepper::new(&config.auth.pepper);
+    let oidc = Oidc::new(config.oidc_ca.as_deref(), Egress::new(&config.egress_allow), Pace::default())?;
     let listening = handover::listen(inherited, config.listen, config.handover, &config.instance).await;
     let Listening { listener, succession } = listening.map_err(|error| error.to_string())?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
@@ -297,7 +300,7 @@ async fn run(
         feed_at_start: config.feed_at_start,
         metrics: metrics.clone(),
     });
-    let api = Api::new(dispatcher.clone(), &config.auth, config.final_status, metrics, stop.clone());
+    let api = Api::new(dispatcher.clone(), &config.auth, oidc, config.final_status, metrics, stop.clone());
     tracing::info!(listen = %address, dispatcher = name, version = env!("CARGO_PKG_VERSION"), "serving");
     // The listener ends first, then what its handlers have begun, then the dispatcher: each needs the next.
     let dispatcher_stop = CancellationToken::new();

@@ -192,6 +192,9 @@ pub struct AppView {
     /// The variables that it accepts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub vars: BTreeMap<String, crate::model::app::VarRule>,
+    /// Which ID tokens of a CI open it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub oidc: Vec<crate::model::oidc::Rule>,
 }
 
 /// The apps that may be deployed.

@@ -4,7 +4,8 @@
 An app is what a host's variables name (mostly set for all hosts, in group_vars/all):
 
     lockstep_deployment_id, lockstep_deployment_secret   required for an app; hosts without an id are none
-    lockstep_settings                                    optional: a mapping, added to the app's entry as it is
+    lockstep_settings                                    optional: a mapping, added to the app's entry as it is. With
+                                                         oidc in it, the app can do without a secret
     lockstep_announce                                    optional: false leaves the app out
 
 Each inventory is read on its own, by Ansible's own loader, inventory and templating, because `ansible-inventory --list`
@@ -107,11 +108,14 @@ def app_of(host, rendered, inventory):
     where = f"inventory {inventory}, host {host}"
     if not isinstance(deployment_id, str) or not deployment_id:
         raise Failed(DATA, f"{where}: lockstep_deployment_id must be a string that is not empty")
-    if not isinstance(secret, str) or not secret:
-        raise Failed(DATA, f"{where}: lockstep_deployment_secret is missing or not a string")
     if not isinstance(settings or {}, dict) or set(settings or {}) & set(OWN_FIELDS):
         raise Failed(DATA, f"{where}: lockstep_settings must be a mapping without {', '.join(OWN_FIELDS)}")
-    return {"deployment_id": deployment_id, "deployment_secret": secret, "inventory": inventory, **(settings or {})}
+    app = {"deployment_id": deployment_id, "deployment_secret": secret, "inventory": inventory, **(settings or {})}
+    if secret is None and app.get("oidc"):
+        del app["deployment_secret"]
+    elif not isinstance(secret, str) or not secret:
+        raise Failed(DATA, f"{where}: lockstep_deployment_secret is missing or not a string")
+    return app
 
 
 def apps_of(path, inventory):

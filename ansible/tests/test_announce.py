@@ -82,6 +82,13 @@ class Reading(Temporary):
             self.apps(), [{"deployment_id": "one", "deployment_secret": "from-template", "inventory": "one", **expected}]
         )
 
+    def test_an_app_with_rules_for_id_tokens_needs_no_secret(self):
+        rules = "[{issuer: 'https://gitlab.com', audience: 'https://l', claims: {project_id: 42, ref_protected: true}}]"
+        self.inventory("one", f"lockstep_deployment_id: one\nlockstep_settings: {{oidc: {rules}}}\n")
+        claims = {"project_id": 42, "ref_protected": True}
+        rule = {"issuer": "https://gitlab.com", "audience": "https://l", "claims": claims}
+        self.assertEqual(self.apps(), [{"deployment_id": "one", "inventory": "one", "oidc": [rule]}])
+
     def test_several_apps_of_one_inventory(self):
         hosts = "web: {hosts: {h1: {lockstep_deployment_id: x}, h2: {lockstep_deployment_id: y}, h3: {lockstep_deployment_id: x}}}"
         self.inventory("one", "lockstep_deployment_secret: s\n", hosts)
@@ -120,6 +127,8 @@ class Reading(Temporary):
     def test_refusals_name_the_inventory_and_hide_the_secret(self):
         for text, words in (
             ("lockstep_deployment_id: one\n", "lockstep_deployment_secret is missing"),
+            ("lockstep_deployment_id: one\nlockstep_settings: {oidc: []}\n", "lockstep_deployment_secret is missing"),
+            ("lockstep_deployment_id: one\nlockstep_deployment_secret: ''\nlockstep_settings: {oidc: [x]}\n", "is missing"),
             ("lockstep_deployment_id: 7\nlockstep_deployment_secret: s\n", "must be a string"),
             ("lockstep_deployment_id: one\nlockstep_deployment_secret: 'hidden {{ nope }}'\n", "cannot be evaluated"),
             ("lockstep_deployment_id: '{{ nope }}'\n", "'nope' is undefined"),

@@ -6,7 +6,9 @@ use axum::extract::State;
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::openapi::Ref;
-use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::schema::{
+    AdditionalProperties, ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type,
+};
 
 use super::auth::{Feeder, Operator};
 use super::docs::{Guarded, WithBody};
@@ -47,10 +49,12 @@ impl Api {
         body: &Value,
         force: bool,
     ) -> Result<FeedTaken, ApiError> {
-        let feed = Feed::check(body, &self.dispatcher.actions()).map_err(ApiError::Feed)?;
+        let feed =
+            Feed::check(body, &self.dispatcher.actions(), self.oidc.http_on_loopback()).map_err(ApiError::Feed)?;
         let pepper = self.dispatcher.pepper();
         let hashed = feed.entries.into_iter().map(|entry| {
-            let hash = pepper.secret_hash(&entry.app.deployment_id, entry.secret.expose());
+            let id = &entry.app.deployment_id;
+            let hash = entry.secret.map(|secret| pepper.secret_hash(id, secret.expose()));
             StoredApp { app: entry.app, hash }
         });
         let apps: Vec<StoredApp> = hashed.collect();
@@ -73,7 +77,7 @@ impl Api {
 /// Replace the list of apps
 ///
 /// Swapped in one step after all of it was checked. The body is an array of `{"deployment_id", "deployment_secret", "inventory",
-/// "action"?, "vars"?}`; unknown fields are answered with a warning.
+/// "action"?, "vars"?, "oidc"?}`; unknown fields are answered with a warning.
 #[utoipa::path(
     put, path = "/api/v1/apps", tag = "apps", operation_id = "set_apps",
     params(Force),
@@ -114,9 +118,9 @@ pub(super) struct FeedEntry {
     /// Unique in the list.
     #[schema(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
     deployment_id: String,
-    /// 8 to 1024 bytes, without control characters.
+    /// 8 to 1024 bytes, without control characters. Can be left out where there is `oidc`: then no secret opens the app.
     #[schema(min_length = 8, max_length = 1024, pattern = "^[ -~]*$")]
-    deployment_secret: String,
+    deployment_secret: Option<String>,
     /// What it deploys to.
     #[schema(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
     inventory: String,
@@ -126,6 +130,38 @@ pub(super) struct FeedEntry {
     /// Variables that requests may set.
     #[schema(schema_with = vars)]
     vars: Option<()>,
+    /// Which ID tokens of a CI open it.
+    #[schema(schema_with = oidc)]
+    oidc: Option<()>,
+}
+
+fn oidc() -> Schema {
+    let text = || ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(1024));
+    let value = SchemaType::from_iter([Type::String, Type::Integer, Type::Boolean]);
+    let values = ArrayBuilder::new().items(ObjectBuilder::new().schema_type(value.clone()));
+    let values = values.min_items(Some(1)).max_items(Some(32));
+    let allowed = OneOfBuilder::new().item(ObjectBuilder::new().schema_type(value)).item(values);
+    let claims = ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .description(Some("Claims, each with the value or the values that are allowed, compared exactly. One of them must pin the project: repository_id (GitHub), project_id (GitLab)."))
+        .additional_properties(Some(Schema::from(allowed)))
+        .max_properties(Some(32));
+    let rule = ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .property("issuer", text().description(Some("Exactly the tokens' iss: an https URL.")))
+        .property("audience", text().description(Some("One of the tokens' aud.")))
+        .property("claims", claims)
+        .required("issuer")
+        .required("audience")
+        .required("claims")
+        .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false)));
+    ArrayBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Array, Type::Null]))
+        .description(Some("ID tokens of a CI that open the app: those that fit one of these rules."))
+        .items(rule)
+        .min_items(Some(1))
+        .max_items(Some(16))
+        .into()
 }
 
 fn vars() -> Schema {

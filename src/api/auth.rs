@@ -2,15 +2,20 @@
 //!
 //! | type | opened by | may |
 //! |---|---|---|
-//! | [`App`] | Basic: deployment id and secret | its own jobs |
+//! | [`App`] | Basic: deployment id and secret. Bearer: an ID token of a CI that the app's rules fit | its own jobs |
 //! | [`Operator`] | Bearer: an operator's token | everything |
 //! | [`Caller`] | either of these | what they may |
-//! | [`Claim`] | nothing yet: a token is checked, an app's secret is to be checked by what is read with the job | nothing |
+//! | [`Claim`] | nothing yet: a token of this installation's own is checked, an app's secret or an ID token is to be checked by what is read with the job | nothing |
+//! | [`AtApp`] | as a caller, of the app that the path names | what that caller may |
 //! | [`Feeder`] | an operator, the feed's token, a live feed job's token; in the seed's endpoints also a peer by its network | read and replace the list of apps |
 //! | [`Reporter`] | the token of a job | report on that job |
 //!
 //! An unknown app and a wrong secret are one answer at one cost. Failed attempts count by the socket's address and by app; who
 //! is barred is told so before anything is compared, so that guessing on is of no use.
+//!
+//! An ID token names no app. Where the path does, it is checked against that app's rules; where the path names a job, against those of the
+//! job's app, and one that does not fit is answered as if there were no such job. What is wrong with a token by itself (its
+//! form, its time) is said as wrong credentials in either case. What did not fit stands in the log alone.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -22,8 +27,11 @@ use super::credentials::{Given, Holder, given};
 use super::error::{ApiError, Wanted};
 use super::extract::Named;
 use super::{Api, Shared};
+use crate::clock;
 use crate::model::app::{self, FEED_ACTION, Secret};
 use crate::model::ids::{DeploymentId, Inventory, JobId, Word};
+use crate::model::oidc;
+use crate::oidc::{Refusal, Token, is_token};
 use crate::store::Door;
 
 /// The other end of the socket; never a header.
@@ -51,11 +59,59 @@ impl Api {
         if !door.listed {
             return Err(ApiError::NoApps);
         }
-        let hash = door.app.as_ref().map(|app| app.hash.as_slice());
+        let hash = door.app.as_ref().and_then(|app| app.hash.as_deref());
         let opens = self.dispatcher.pepper().opens(id, secret, hash);
         match door.app {
             Some(stored) if opens => Ok(stored.app),
             Some(_) | None => Err(self.failed(id.as_str(), from, wanted).await),
+        }
+    }
+
+    /// Checks an ID token against what was read about an app: the one that the path names, or that of the job which it names.
+    async fn check_token(&self, door: Door, text: &Secret, from: IpAddr, at: Target<'_>) -> Result<App, ApiError> {
+        if let Some(seconds) = door.barred {
+            return Err(ApiError::Barred(seconds));
+        }
+        if !door.listed {
+            return Err(ApiError::NoApps);
+        }
+        let wanted = Wanted::AppOrOperator;
+        let counted = match at {
+            Target::App(id) => id.as_str(),
+            Target::Job => "",
+        };
+        let token = match Token::read(text) {
+            Ok(token) => token,
+            Err(error) => {
+                tracing::info!(peer = %from, %error, "a text that is no ID token was refused");
+                return Err(self.failed(counted, from, wanted).await);
+            }
+        };
+        let app = door.app.map(|stored| stored.app);
+        let refused = |error: &dyn std::fmt::Display| {
+            let app = app.as_ref().map(|app| app.deployment_id.as_str());
+            tracing::info!(peer = %from, app, by = token.who(), %error, "an ID token was refused");
+        };
+        if let Err(error) = oidc::in_time(token.claims(), clock::wall_ms()) {
+            refused(&error);
+            return Err(self.failed(counted, from, wanted).await);
+        }
+        let rules = app.as_ref().map_or(&[][..], |app| &app.oidc);
+        match (self.oidc.check(&token, rules).await, &app) {
+            (Ok(()), Some(app)) => Ok(App { app: app.clone(), secret: None, token: Some(token.who()) }),
+            (Err(error @ Refusal::Unknown), _) => {
+                refused(&error);
+                Err(ApiError::IssuerNotReached)
+            }
+            (Err(error), _) => {
+                refused(&error);
+                match (self.failed(counted, from, wanted).await, at) {
+                    // Another app's job is as unknown as a random one.
+                    (ApiError::Unauthorized(_), Target::Job) => Err(ApiError::UnknownJob),
+                    (error, _) => Err(error),
+                }
+            }
+            (Ok(()), None) => Err(ApiError::Internal("a token fits the rules of no app".into())),
         }
     }
 
@@ -114,11 +170,21 @@ impl Api {
     }
 }
 
-/// An app whose secret was right.
+/// An app whose secret was right, or which an ID token opens.
 #[derive(Debug)]
 pub(super) struct App {
     pub(super) app: app::App,
-    pub(super) secret: Secret,
+    /// The secret, where it was given.
+    pub(super) secret: Option<Secret>,
+    /// Otherwise the token's issuer and subject.
+    token: Option<String>,
+}
+
+/// What an ID token is to open.
+#[derive(Debug, Clone, Copy)]
+enum Target<'a> {
+    App(&'a DeploymentId),
+    Job,
 }
 
 /// Whoever is responsible for the whole installation.
@@ -147,7 +213,7 @@ impl FromRequestParts<Shared> for Operator {
 /// An app or an operator.
 #[derive(Debug)]
 pub(super) enum Caller {
-    App(Box<App>),
+    App(App),
     Operator(Operator),
 }
 
@@ -164,17 +230,20 @@ impl Caller {
     /// For records and logs.
     pub(super) fn name(&self) -> String {
         match self {
-            Self::App(own) => format!("app {}", own.app.deployment_id),
+            Self::App(App { app, token: None, .. }) => format!("app {}", app.deployment_id),
+            Self::App(App { token: Some(who), .. }) => who.clone(),
             Self::Operator(Operator(name)) => format!("operator {name}"),
         }
     }
 }
 
-/// Credentials of a [`Caller`] to be: an app's secret has not been checked, so that reading what it takes to check it can share
-/// a round trip with reading the job. [`Api::admit`] makes a caller of it.
+/// Credentials of a [`Caller`] to be: an app's secret or an ID token has not been checked, so that reading what it takes to check
+/// a secret can share a round trip with reading the job, and because the job says whose rules a token is checked against.
+/// [`Api::admit`] makes a caller of it, or [`Api::admit_at`] where no job is asked for.
 #[derive(Debug)]
 pub(super) enum Claim {
     App { id: DeploymentId, secret: Secret, from: IpAddr },
+    Token { token: Secret, from: IpAddr },
     Operator(Operator),
 }
 
@@ -183,20 +252,50 @@ impl Claim {
     pub(super) fn door(&self) -> Option<(&DeploymentId, IpAddr)> {
         match self {
             Self::App { id, from, .. } => Some((id, *from)),
-            Self::Operator(_) => None,
+            Self::Token { .. } | Self::Operator(_) => None,
         }
     }
 }
 
 impl Api {
-    /// Makes a caller of a claim, by the door that it names.
-    pub(super) async fn admit(&self, claim: Claim, door: Door) -> Result<Caller, ApiError> {
+    /// Makes a caller of a claim to a job, by the door that the claim names, or by the job's app (none: there is no such job).
+    pub(super) async fn admit(
+        &self,
+        claim: Claim,
+        door: Door,
+        job_of: Option<&DeploymentId>,
+    ) -> Result<Caller, ApiError> {
         match claim {
             Claim::App { id, secret, from } => {
                 let app = self.check_door(door, &id, secret.expose(), from, Wanted::AppOrOperator).await?;
-                Ok(Caller::App(Box::new(App { app, secret })))
+                Ok(Caller::App(App { app, secret: Some(secret), token: None }))
+            }
+            Claim::Token { token, from } => {
+                let door = self.dispatcher.store().token_door(job_of, from).await?;
+                self.check_token(door, &token, from, Target::Job).await.map(Caller::App)
             }
             Claim::Operator(operator) => Ok(Caller::Operator(operator)),
+        }
+    }
+
+    /// Makes a caller of a claim where no job is asked for. `app`: the app that the request names.
+    pub(super) async fn admit_at(&self, claim: Claim, app: Option<&DeploymentId>) -> Result<Caller, ApiError> {
+        let store = self.dispatcher.store();
+        match (claim, app) {
+            (Claim::Token { token, from }, Some(id)) => {
+                let door = store.door(id, from).await?;
+                self.check_token(door, &token, from, Target::App(id)).await.map(Caller::App)
+            }
+            (Claim::Token { .. }, None) => {
+                Err(ApiError::Invalid("With an ID token the app must be named: deployment_id=…".into()))
+            }
+            (claim, _) => {
+                let door = match claim.door() {
+                    Some((id, from)) => store.door(id, from).await?,
+                    None => Door::default(),
+                };
+                self.admit(claim, door, None).await
+            }
         }
     }
 }
@@ -210,6 +309,7 @@ impl FromRequestParts<Shared> for Claim {
             Given::Nothing => Err(ApiError::Unauthorized(Wanted::AppOrOperator)),
             Given::Basic(Some(id), secret) => Ok(Self::App { id, secret, from }),
             Given::Unreadable | Given::Basic(None, _) => Err(api.failed("", from, Wanted::AppOrOperator).await),
+            Given::Bearer(token) if is_token(token.expose()) => Ok(Self::Token { token, from }),
             Given::Bearer(token) => match api.open_token(&token, from, Wanted::AppOrOperator).await? {
                 Holder::Operator(name) => Ok(Self::Operator(Operator(name))),
                 Holder::Feed => Err(ApiError::Forbidden("The feed's token opens the list of apps alone.")),
@@ -219,16 +319,18 @@ impl FromRequestParts<Shared> for Claim {
     }
 }
 
-impl FromRequestParts<Shared> for Caller {
+/// Who asks something of the app that the path names; that it is his own is for the handler to see.
+#[derive(Debug)]
+pub(super) struct AtApp(pub(super) DeploymentId, pub(super) Caller);
+
+impl FromRequestParts<Shared> for AtApp {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {
+        let Named(id) = Named::<DeploymentId>::from_request_parts(parts, api).await?;
         let claim = Claim::from_request_parts(parts, api).await?;
-        let door = match claim.door() {
-            Some((id, from)) => api.dispatcher.store().door(id, from).await?,
-            None => Door::default(),
-        };
-        api.admit(claim, door).await
+        let caller = api.admit_at(claim, Some(&id)).await?;
+        Ok(Self(id, caller))
     }
 }
 

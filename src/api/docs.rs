@@ -66,6 +66,10 @@ impl Modify for Credentials {
         };
         let components = document.components.get_or_insert_default();
         components.add_security_scheme("app", http(HttpAuthScheme::Basic, "Deployment id and its secret."));
+        let token = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT");
+        let token =
+            token.description(Some("An ID token of a CI job (OpenID Connect) that fits the rules in the app's entry."));
+        components.add_security_scheme("oidc", SecurityScheme::Http(token.build()));
         components.add_security_scheme("operator", http(HttpAuthScheme::Bearer, "An operator's token."));
         components.add_security_scheme("feed", http(HttpAuthScheme::Bearer, "The feed's token, or a live feed job's."));
         components.add_security_scheme("job", http(HttpAuthScheme::Bearer, "The job's own token."));
@@ -95,7 +99,7 @@ impl IntoResponses for Guarded {
             ("500", "A fault of the dispatcher"),
             (
                 "503",
-                "Redis or the engine is out of reach, state is being rebuilt, or no app is known; Retry-After says when to try again",
+                "Redis, the engine or the issuer of an ID token is out of reach, state is being rebuilt, or no app is known; Retry-After says when to try again",
             ),
         ])
     }

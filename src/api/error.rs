@@ -85,6 +85,8 @@ pub(super) enum ApiError {
     StillRunning(JobId),
     /// The offset lies beyond the end of the output, which has so many bytes.
     OffsetBeyondEnd(u64),
+    /// The issuer of an ID token was not reached, so nothing can be said about the token.
+    IssuerNotReached,
     /// Redis did not do what it was asked.
     Store(StoreError),
     /// The engine did not do what it was asked.
@@ -179,7 +181,7 @@ impl ApiError {
                 let detail = match wanted {
                     Wanted::App => "Unknown deployment_id or wrong deployment_secret",
                     Wanted::AppOrOperator => {
-                        "Unknown credentials. Give deployment id and secret as Authorization: Basic, or an operator's token as Authorization: Bearer."
+                        "Unknown credentials. Give deployment id and secret as Authorization: Basic, or as Authorization: Bearer a CI job's ID token that the app's rules fit, or an operator's token."
                     }
                     Wanted::Operator => "Unknown credentials. Give an operator's token as Authorization: Bearer.",
                     Wanted::Feed => {
@@ -206,6 +208,14 @@ impl ApiError {
                 "No app is known at the moment",
                 "The list of apps has not been posted yet, so credentials cannot be checked. Try again; if it lasts, run the feed.",
             ),
+            Self::IssuerNotReached => Face {
+                retry_after: Some(crate::oidc::RETRY_AFTER),
+                ..Face::passing(
+                    "issuer-not-reached",
+                    "The issuer cannot be asked",
+                    "The issuer of the ID token cannot be asked for its keys, so the token cannot be checked at the moment. Try again; if it lasts, the dispatcher's log says why.",
+                )
+            },
             Self::UnknownPath => {
                 Face::new(S::NOT_FOUND, "unknown-path", "There is nothing here", "See /openapi.json or /docs for what there is.")
             }
@@ -391,6 +401,7 @@ mod tests {
             ApiError::Forbidden("x"),
             ApiError::Barred(60),
             ApiError::NoApps,
+            ApiError::IssuerNotReached,
             ApiError::UnknownPath,
             ApiError::MethodNotAllowed,
             ApiError::UnknownJob,
@@ -434,6 +445,7 @@ mod tests {
         403 forbidden refusal
         429 barred retry 60
         503 no-apps retry 2
+        503 issuer-not-reached retry 5
         404 unknown-path
         405 method-not-allowed
         404 unknown-job refusal

@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
 
-use super::auth::{Caller, Claim, Operator, Reporter, peer};
+use super::auth::{AtApp, Caller, Claim, Operator, Reporter, peer};
 use super::docs::{AppPath, Guarded, JobPath, OfJob, WithBody};
 use super::error::ApiError;
 use super::extract::{Json, Named, OptionalJson};
@@ -41,23 +41,23 @@ const KEY_MAX: usize = 255;
         (status = 409, description = "Busy or frozen, with `when_busy` = `reject`", body = Problem, content_type = "application/problem+json"),
         Guarded, WithBody,
     ),
-    security(("app" = []), ("operator" = [])),
+    security(("app" = []), ("oidc" = []), ("operator" = [])),
 )]
 pub(super) async fn submit(
     State(api): State<Shared>,
-    Named(deployment_id): Named<DeploymentId>,
-    caller: Caller,
+    AtApp(deployment_id, caller): AtApp,
     ask: Ask,
     OptionalJson(body): OptionalJson<JobRequest>,
 ) -> Result<Response, ApiError> {
     let (app, secret) = match &caller {
-        Caller::App(own) if own.app.deployment_id == deployment_id => (own.app.clone(), Some(own.secret.clone())),
+        Caller::App(own) if own.app.deployment_id == deployment_id => (own.app.clone(), own.secret.clone()),
         Caller::App(_) => return Err(ApiError::Forbidden("These are the credentials of another app.")),
         Caller::Operator(_) => (api.app(&deployment_id, &ask).await?, None),
     };
     let request = Request {
         app: app.clone(),
         secret,
+        by: caller.name(),
         vars: body.vars,
         when_busy: body.when_busy,
         idempotency_key: ask.idempotency_key,
@@ -156,7 +156,8 @@ impl Api {
     /// Makes a caller of a claim, and reads a job of his.
     pub(super) async fn job_of(&self, claim: Claim, job: JobId) -> Result<(Caller, JobView), ApiError> {
         let (found, door) = self.dispatcher.store().job(job, claim.door()).await?;
-        let caller = self.admit(claim, door).await?;
+        let app = found.as_ref().map(|found| &found.record.deployment_id);
+        let caller = self.admit(claim, door, app).await?;
         let found = found.filter(|found| caller.owns(&found.record.deployment_id, &found.record.inventory));
         Ok((caller, found.ok_or(ApiError::UnknownJob)?))
     }
@@ -167,7 +168,7 @@ impl Api {
     get, path = "/api/v1/jobs/{job_id}", tag = "jobs", operation_id = "job",
     params(JobPath),
     responses((status = 200, description = "The job", body = Job), Guarded, OfJob),
-    security(("app" = []), ("operator" = [])),
+    security(("app" = []), ("oidc" = []), ("operator" = [])),
 )]
 pub(super) async fn job(
     State(api): State<Shared>,
@@ -186,7 +187,7 @@ pub(super) async fn job(
     post, path = "/api/v1/jobs/{job_id}/cancel", tag = "jobs", operation_id = "cancel",
     params(JobPath),
     responses((status = 202, description = "Recorded; the job as it is now", body = Job), Guarded, OfJob),
-    security(("app" = []), ("operator" = [])),
+    security(("app" = []), ("oidc" = []), ("operator" = [])),
 )]
 pub(super) async fn cancel(
     State(api): State<Shared>,

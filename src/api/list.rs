@@ -3,7 +3,7 @@
 use axum::extract::State;
 use serde::Deserialize;
 
-use super::auth::{App, Caller};
+use super::auth::{Caller, Claim};
 use super::docs::Guarded;
 use super::error::ApiError;
 use super::extract::Query;
@@ -85,21 +85,23 @@ fn states(text: &str) -> Result<Vec<String>, ApiError> {
 
 /// List jobs, newest first
 ///
-/// An app sees its own jobs, an operator all of them.
+/// An app sees its own jobs, an operator all of them. An ID token sees those of the app that `deployment_id` names.
 #[utoipa::path(
     get, path = "/api/v1/jobs", tag = "jobs", operation_id = "jobs",
     params(Filter),
     responses((status = 200, description = "A page of jobs", body = JobPage), Guarded),
-    security(("app" = []), ("operator" = [])),
+    security(("app" = []), ("oidc" = []), ("operator" = [])),
 )]
 pub(super) async fn list(
     State(api): State<Shared>,
     Query(filter): Query<Filter>,
-    caller: Caller,
+    claim: Claim,
 ) -> Result<axum::Json<JobPage>, ApiError> {
+    let named = filter.deployment_id.as_deref().and_then(|id| id.parse().ok());
+    let caller = api.admit_at(claim, named.as_ref()).await?;
     let mut filter = filter.read()?;
     if let Caller::App(own) = &caller {
-        let App { app, .. } = own.as_ref();
+        let app = &own.app;
         let others = filter.deployment_id.as_ref().is_some_and(|id| *id != app.deployment_id)
             || filter.inventory.as_ref().is_some_and(|inventory| *inventory != app.inventory);
         if others {

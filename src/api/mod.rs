@@ -6,7 +6,7 @@
 //!                                              └──────── error: one mapping, in two forms ◀──────────┘
 //! ```
 //!
-//! * A handler that takes an `Operator` or a `Caller` has the permission: there is no check to forget.
+//! * A handler that takes an `Operator` or a `Caller`, or makes one of a `Claim`, has the permission: there is no check to forget.
 //! * What must be finished runs on a task of its own, and the handler awaits it: a client that hangs up changes nothing.
 //! * The router is the source of the OpenAPI document. An answer that it does not name is a fault.
 
@@ -49,6 +49,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::config::{Auth, FinalStatus, IpNetwork};
 use crate::dispatch::Dispatcher;
 use crate::metrics::Metrics;
+use crate::oidc::Oidc;
 
 use error::ApiError;
 
@@ -58,6 +59,7 @@ type Shared = Arc<Api>;
 pub struct Api {
     dispatcher: Arc<Dispatcher>,
     tokens: credentials::Tokens,
+    oidc: Oidc,
     feed_networks: Vec<IpNetwork>,
     final_status: FinalStatus,
     metrics: Arc<Metrics>,
@@ -74,12 +76,14 @@ impl Api {
     pub fn new(
         dispatcher: Arc<Dispatcher>,
         auth: &Auth,
+        oidc: Oidc,
         final_status: FinalStatus,
         metrics: Arc<Metrics>,
         stop: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
             tokens: credentials::Tokens::new(auth, dispatcher.pepper()),
+            oidc,
             feed_networks: auth.feed_networks.clone(),
             final_status,
             requests: observe::Requests::new(&metrics),

@@ -65,7 +65,7 @@ pub(super) struct Range {
         (status = 416, description = "The offset lies beyond the end", body = Problem, content_type = "application/problem+json"),
         Guarded, OfJob,
     ),
-    security(("app" = []), ("operator" = [])),
+    security(("app" = []), ("oidc" = []), ("operator" = [])),
 )]
 pub(super) async fn output(
     State(api): State<Shared>,
@@ -80,7 +80,8 @@ pub(super) async fn output(
     let offset = offset(range.offset)?;
     let mut news = (range.wait > 0).then(|| store.news(job));
     let mut read = store.range(claim.door(), job, offset, ANSWER_MAX).await?;
-    let caller = api.admit(claim, std::mem::take(&mut read.door)).await?;
+    let app = read.job.as_ref().map(|brief| &brief.deployment_id);
+    let caller = api.admit(claim, std::mem::take(&mut read.door), app).await?;
     let until = Instant::now() + Duration::from_secs(range.wait);
     let mut first = None;
     loop {

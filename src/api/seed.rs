@@ -147,6 +147,7 @@ pub(super) async fn app_deploy(State(api): State<Shared>, request: Request) -> R
         let request = dispatch::Request {
             app,
             secret: Some(Secret::new(asked.deployment_secret.into_owned())),
+            by: format!("app {id}"),
             vars: Map::new(),
             when_busy: WhenBusy::Reject,
             idempotency_key: None,

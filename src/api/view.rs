@@ -87,12 +87,13 @@ pub(super) fn event(event: &Event, source: &str, url: &str) -> wire::CloudEvent 
 
 /// An app, without its secret.
 pub(super) fn app(stored: StoredApp) -> wire::AppView {
-    let App { deployment_id, inventory, action, vars } = stored.app;
+    let App { deployment_id, inventory, action, vars, oidc } = stored.app;
     wire::AppView {
         deployment_id: deployment_id.into(),
         inventory: inventory.into(),
         action: action.into(),
         vars: vars.into_iter().map(|(name, rule)| (name.into(), rule)).collect(),
+        oidc,
     }
 }
 

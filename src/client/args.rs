@@ -23,8 +23,12 @@ pub struct Options {
     #[arg(long, global = true, env = "LOCKSTEP_CA_CERT", hide_env_values = true, value_name = "FILE")]
     pub ca_cert: Option<PathBuf>,
     /// File with the app's deployment secret [or the secret itself in the environment: LOCKSTEP_DEPLOYMENT_SECRET].
-    #[arg(long, global = true, value_name = "FILE", conflicts_with = "token_file")]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with_all = ["token_file", "id_token_file"])]
     pub secret_file: Option<PathBuf>,
+    /// File with an ID token of this CI job, read again for each request, so that it can be renewed [or the token itself in the
+    /// environment: LOCKSTEP_ID_TOKEN].
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "token_file")]
+    pub id_token_file: Option<PathBuf>,
     /// File with an operator's (or the feed's) token [or the token itself in the environment: LOCKSTEP_TOKEN].
     #[arg(long, global = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
@@ -279,6 +283,8 @@ mod tests {
             "deploy app --var =x",
             "deploy app --detach --timeout 5m",
             "deploy app --secret-file a --token-file b",
+            "deploy app --secret-file a --id-token-file b",
+            "deploy app --id-token-file a --token-file b",
             "status 01gzec5gjhfkwmk4z5a1nm9dpf",
             "status x",
             "freeze a/b --reason r",

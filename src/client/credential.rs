@@ -1,10 +1,10 @@
 //! Which credential a command uses, and where it comes from.
 //!
-//! What is named on the command line goes before what is in the environment; an app's own secret before a token where both
-//! would do, because it can do less.
+//! What is named on the command line goes before what is in the environment; of several that would do, the one that can do less: an
+//! ID token, which is a CI job's own and soon over, before an app's secret, and this before an operator's token.
 
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use reqwest::header::HeaderValue;
 use zeroize::Zeroizing;
@@ -16,15 +16,19 @@ use crate::model::ids::DeploymentId;
 
 /// Holds an app's deployment secret.
 const SECRET_VARIABLE: &str = "LOCKSTEP_DEPLOYMENT_SECRET";
+/// Holds an ID token of a CI job.
+const ID_TOKEN_VARIABLE: &str = "LOCKSTEP_ID_TOKEN";
 /// Holds a token.
 const TOKEN_VARIABLE: &str = "LOCKSTEP_TOKEN";
+/// Variables that hold a credential for an app or a job.
+const ALL: [&str; 3] = [ID_TOKEN_VARIABLE, SECRET_VARIABLE, TOKEN_VARIABLE];
 /// The largest file that is read for a secret, in bytes; an OIDC token has a few thousand.
 const FILE_MAX: u64 = 64 * 1024;
 
 /// What a command needs a credential for.
 #[derive(Debug, Clone, Copy)]
 pub enum Need<'a> {
-    /// Something that an app's secret or an operator's token opens; the app is known.
+    /// Something that an app's secret, an ID token or an operator's token opens; the app is known.
     App(&'a DeploymentId),
     /// A job, whose app may be named.
     Job(Option<&'a DeploymentId>),
@@ -42,6 +46,8 @@ pub struct Credential {
 #[derive(Debug)]
 enum Kind {
     App(DeploymentId, Secret),
+    /// With the file that it is read from again.
+    IdToken(Secret, Option<PathBuf>),
     Token(Secret),
 }
 
@@ -52,6 +58,11 @@ impl Credential {
     /// Chooses. `env` reads a variable of the environment.
     pub fn choose(options: &Options, need: Need<'_>, env: impl Fn(&str) -> Option<String>) -> Result<Self, Fault> {
         let named_token = options.token_file.as_deref().map(read_file).transpose()?;
+        let id_token = |found: Found, file: Option<&Path>| {
+            found.map(|(token, from)| Self { kind: Kind::IdToken(token, file.map(Into::into)), from })
+        };
+        let file = options.id_token_file.as_deref();
+        let named_id_token = id_token(file.map(read_file).transpose()?, file);
         let token = |found: Found| found.map(|(token, from)| Self { kind: Kind::Token(token), from });
         let of_app = |id: &DeploymentId, found: Found| {
             found.map(|(secret, from)| Self { kind: Kind::App(id.clone(), secret), from })
@@ -61,9 +72,9 @@ impl Credential {
                 if let Some(chosen) = token(named_token) {
                     return Ok(chosen);
                 }
-                if options.secret_file.is_some() {
+                if options.secret_file.is_some() || named_id_token.is_some() {
                     return Err(Fault::usage(
-                        "a deployment secret does not open this: it is the operators'",
+                        "a deployment secret or an ID token does not open this: it is the operators'",
                         format!("Give an operator's token by --token-file FILE or {TOKEN_VARIABLE}."),
                     ));
                 }
@@ -71,14 +82,18 @@ impl Credential {
             }
             Need::App(id) | Need::Job(Some(id)) => {
                 let named_secret = options.secret_file.as_deref().map(read_file).transpose()?;
-                if let Some(chosen) = of_app(id, named_secret).or_else(|| token(named_token)) {
+                if let Some(chosen) = named_id_token.or_else(|| of_app(id, named_secret)).or_else(|| token(named_token))
+                {
+                    return Ok(chosen);
+                }
+                if let Some(chosen) = id_token(read_env(ID_TOKEN_VARIABLE, &env)?, None) {
                     return Ok(chosen);
                 }
                 if let Some(chosen) = of_app(id, read_env(SECRET_VARIABLE, &env)?) {
                     return Ok(chosen);
                 }
                 token(read_env(TOKEN_VARIABLE, &env)?)
-                    .ok_or_else(|| missing(&env, &[SECRET_VARIABLE, TOKEN_VARIABLE], "--secret-file or --token-file"))
+                    .ok_or_else(|| missing(&env, &ALL, "--id-token-file, --secret-file or --token-file"))
             }
             Need::Job(None) => {
                 let no_app = || {
@@ -90,17 +105,16 @@ impl Credential {
                 if options.secret_file.is_some() {
                     return Err(no_app());
                 }
-                if let Some(chosen) = token(named_token) {
+                if let Some(chosen) = named_id_token.or_else(|| token(named_token)) {
+                    return Ok(chosen);
+                }
+                if let Some(chosen) = id_token(read_env(ID_TOKEN_VARIABLE, &env)?, None) {
                     return Ok(chosen);
                 }
                 match token(read_env(TOKEN_VARIABLE, &env)?) {
                     Some(chosen) => Ok(chosen),
                     None if read_env(SECRET_VARIABLE, &env)?.is_some() => Err(no_app()),
-                    None => Err(missing(
-                        &env,
-                        &[SECRET_VARIABLE, TOKEN_VARIABLE],
-                        "--secret-file with --app, or --token-file",
-                    )),
+                    None => Err(missing(&env, &ALL, "--id-token-file, --secret-file with --app, or --token-file")),
                 }
             }
         }
@@ -114,7 +128,7 @@ impl Credential {
                 let pair = Zeroizing::new(format!("{id}:{}", secret.expose()));
                 format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair.as_bytes()))
             }
-            Kind::Token(token) => format!("Bearer {}", token.expose()),
+            Kind::IdToken(token, _) | Kind::Token(token) => format!("Bearer {}", token.expose()),
         });
         let mut value = HeaderValue::from_str(&text).map_err(|_| {
             Fault::usage(
@@ -130,7 +144,33 @@ impl Credential {
     pub(super) fn app(&self) -> Option<&DeploymentId> {
         match &self.kind {
             Kind::App(id, _) => Some(id),
-            Kind::Token(_) => None,
+            Kind::IdToken(..) | Kind::Token(_) => None,
+        }
+    }
+
+    /// The file that an ID token was read from. Such tokens last for minutes, and whoever has a job that lasts longer puts a new
+    /// one there.
+    pub(super) fn renewed_in(&self) -> Option<&Path> {
+        match &self.kind {
+            Kind::IdToken(_, file) => file.as_deref(),
+            Kind::App(..) | Kind::Token(_) => None,
+        }
+    }
+
+    /// The value of `Authorization` with the ID token that is in a file now.
+    pub(super) fn renewed(file: &Path) -> Result<HeaderValue, Fault> {
+        let (token, from) = read_file(file)?;
+        Self { kind: Kind::IdToken(token, None), from }.header()
+    }
+
+    /// What to do when it is refused.
+    pub(super) fn advice(&self) -> &'static str {
+        match &self.kind {
+            Kind::IdToken(..) => {
+                "Check that the token is made for this dispatcher (its audience), that the app's entry has a rule for this project and branch, \
+                 and that its time is not over; the dispatcher's log says what did not fit."
+            }
+            Kind::App(..) | Kind::Token(_) => "Check the id, and that the secret or token there is the current one.",
         }
     }
 
@@ -138,6 +178,7 @@ impl Credential {
     pub(super) fn describe(&self) -> String {
         match &self.kind {
             Kind::App(id, _) => format!("deployment id {id} with the secret from {}", self.from),
+            Kind::IdToken(..) => format!("the ID token from {}", self.from),
             Kind::Token(_) => format!("the token from {}", self.from),
         }
     }
@@ -205,6 +246,7 @@ mod tests {
             url: String::new(),
             ca_cert: None,
             secret_file: secret.map(Into::into),
+            id_token_file: None,
             token_file: token.map(Into::into),
         }
     }
@@ -238,6 +280,18 @@ mod tests {
             assert_eq!(header(&none, need, &both), "Basic YXBwOm9mLWVudg==");
             assert_eq!(header(&none, need, &only_token), "Bearer token-of-env");
         }
+        let id_token = file("id-token-of-file\n");
+        let by_id_token = Options { id_token_file: Some(id_token.path().into()), ..none.clone() };
+        let all = [(ID_TOKEN_VARIABLE, "id-token-of-env"), both[0], both[1]];
+        for need in [Need::App(&id), Need::Job(Some(&id)), Need::Job(None)] {
+            assert_eq!(header(&by_id_token, need, &all), "Bearer id-token-of-file");
+            assert_eq!(header(&none, need, &all), "Bearer id-token-of-env");
+        }
+        assert_eq!(header(&none, Need::Operator, &all), "Bearer token-of-env");
+        let chosen = Credential::choose(&by_id_token, Need::App(&id), env(&[])).expect("a credential");
+        std::fs::write(id_token.path(), "another\n").expect("written");
+        let renewed = Credential::renewed(chosen.renewed_in().expect("a file")).expect("a header");
+        assert_eq!(renewed, "Bearer another");
         for need in [Need::Job(None), Need::Operator] {
             assert_eq!(header(&none, need, &both), "Bearer token-of-env");
             assert_eq!(header(&options(None, Some(token.path())), need, &both), "Bearer token-of-file");
@@ -261,6 +315,13 @@ mod tests {
             (&options(Some(two_lines.path()), None), Need::App(&id), &[], "more than one line"),
             (&options(Some(empty.path()), None), Need::App(&id), &[], "is empty"),
             (&options(Some(two_lines.path()), None), Need::Operator, &[], "the operators'"),
+            (
+                &Options { id_token_file: Some(two_lines.path().into()), ..none.clone() },
+                Need::App(&id),
+                &[],
+                "more than one",
+            ),
+            (&none, Need::App(&id), &[(ID_TOKEN_VARIABLE, "")], "LOCKSTEP_ID_TOKEN is set but empty"),
         ] {
             let fault = Credential::choose(options, need, env(pairs)).expect_err(part);
             assert_eq!(fault.exit, Exit::Usage);

@@ -5,6 +5,7 @@
 
 use std::error::Error as _;
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -31,8 +32,12 @@ pub struct Http {
     client: reqwest::Client,
     base: Url,
     authorization: HeaderValue,
+    /// A file that may hold a newer credential.
+    renewed_in: Option<PathBuf>,
     /// Whose credential it is, for messages.
     who: String,
+    /// What to do when it is refused.
+    advice: &'static str,
     /// The app whose secret it is.
     app: Option<String>,
     /// How long to wait for what.
@@ -145,7 +150,9 @@ impl Http {
             client,
             base,
             authorization: credential.header()?,
+            renewed_in: credential.renewed_in().map(Into::into),
             who: credential.describe(),
+            advice: credential.advice(),
             app: credential.app().map(ToString::to_string),
             patience,
         })
@@ -169,10 +176,16 @@ impl Http {
         url
     }
 
+    /// The credential as it is now. A file that cannot be read at this moment is being written.
+    fn authorization(&self) -> HeaderValue {
+        let renewed = self.renewed_in.as_deref().and_then(|file| Credential::renewed(file).ok());
+        renewed.unwrap_or_else(|| self.authorization.clone())
+    }
+
     pub(super) fn request(&self, method: Method, path: &[&str], query: &[(&str, &str)]) -> reqwest::RequestBuilder {
         self.client
             .request(method, self.url(path, query))
-            .header(AUTHORIZATION, self.authorization.clone())
+            .header(AUTHORIZATION, self.authorization())
             .header(ACCEPT, "application/json, text/plain, application/problem+json")
             .header(CACHE_CONTROL, "no-store")
             .timeout(self.patience.call)
@@ -279,10 +292,7 @@ impl Http {
         };
         let job = problem.job_id.as_deref().map(plain);
         let (what, hint) = match (problem.status, word) {
-            (401, _) => (
-                format!("{} does not accept {}: {detail}", self.base, self.who),
-                Some("Check the id, and that the secret or token there is the current one.".to_owned()),
-            ),
+            (401, _) => (format!("{} does not accept {}: {detail}", self.base, self.who), Some(self.advice.to_owned())),
             (403, _) => (format!("{} has no right to this: {detail}", self.who), None),
             (_, "busy") => (
                 match &job {

@@ -54,6 +54,10 @@ pub struct Config {
     pub job: Job,
     /// `auth`
     pub auth: Auth,
+    /// `oidc.ca`: certificates to trust beside the system's when issuers of ID tokens are asked.
+    pub oidc_ca: Option<PathBuf>,
+    /// `egress.allow`
+    pub egress_allow: Vec<IpNetwork>,
     /// `compat.final_status`
     pub final_status: FinalStatus,
     /// `feed.at_start`: run the feed (action `announce-apps`) at start and whenever no app is known.
@@ -206,6 +210,9 @@ fn read(source: &mut Source, docker_host: Option<String>) -> Option<Config> {
     let runner = runner::read(source);
     let job = read_job(source);
     let auth = read_auth(source);
+    let oidc_ca =
+        source.text("oidc.ca").map(|(text, _)| PathBuf::from(text)).filter(|path| !path.as_os_str().is_empty());
+    let egress_allow = networks(source, "egress.allow");
     let final_status = source.read("compat.final_status", |text| match text {
         "finished" => Ok(FinalStatus::Finished),
         "outcome" => Ok(FinalStatus::Outcome),
@@ -223,6 +230,8 @@ fn read(source: &mut Source, docker_host: Option<String>) -> Option<Config> {
         runner: runner?,
         job: job?,
         auth: auth?,
+        oidc_ca,
+        egress_allow,
         final_status: final_status?,
         feed_at_start: feed_at_start?,
     })
@@ -351,15 +360,20 @@ fn read_auth(source: &mut Source) -> Option<Auth> {
             Some((Err(_), _)) | None => source.wrong(&place, format_args!("entry {number} must be name:token")),
         }
     }
-    let (texts, place) = source.list("auth.feed_networks");
-    let mut feed_networks = Vec::new();
+    let feed_networks = networks(source, "auth.feed_networks");
+    Some(Auth { feed_token, operators, pepper: pepper?, feed_networks })
+}
+
+fn networks(source: &mut Source, key: &str) -> Vec<IpNetwork> {
+    let (texts, place) = source.list(key);
+    let mut networks = Vec::new();
     for text in texts {
         match text.parse() {
-            Ok(network) => feed_networks.push(network),
+            Ok(network) => networks.push(network),
             Err(what) => source.wrong(&place, what),
         }
     }
-    Some(Auth { feed_token, operators, pepper: pepper?, feed_networks })
+    networks
 }
 
 /// The shortest token that is taken, in bytes.

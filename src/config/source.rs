@@ -13,7 +13,7 @@ const PREFIX: &str = "LOCKSTEP_";
 const SECRETS: [&str; 6] =
     ["auth.pepper", "auth.feed_token", "auth.operators", "redis.url", "redis.password", "runner.registry_password"];
 /// Keys without a default, next to those of the default file.
-const WITHOUT_DEFAULT: [&str; 9] = [
+const WITHOUT_DEFAULT: [&str; 10] = [
     "handover.socket",
     "tls.ca",
     "redis.password",
@@ -23,9 +23,10 @@ const WITHOUT_DEFAULT: [&str; 9] = [
     "runner.network",
     "auth.pepper",
     "auth.feed_token",
+    "oidc.ca",
 ];
 /// Variables that are the client's, or say where the configuration is.
-const OTHER_VARIABLES: [&str; 9] = [
+const OTHER_VARIABLES: [&str; 10] = [
     "LOCKSTEP_CONFIG",
     "LOCKSTEP_LOG",
     "LOCKSTEP_LOG_FORMAT",
@@ -34,6 +35,7 @@ const OTHER_VARIABLES: [&str; 9] = [
     "LOCKSTEP_TOKEN",
     "LOCKSTEP_DEPLOYMENT_ID",
     "LOCKSTEP_DEPLOYMENT_SECRET",
+    "LOCKSTEP_ID_TOKEN",
     "LOCKSTEP_SSH_DIR",
 ];
 

@@ -66,10 +66,12 @@ impl Dispatcher {
             inventory: FEED_APP.parse().expect("a constant that is a name"),
             action: action.clone(),
             vars: BTreeMap::new(),
+            oidc: Vec::new(),
         };
         let request = Request {
             app,
             secret: None,
+            by: "this dispatcher".into(),
             vars: serde_json::Map::new(),
             when_busy: WhenBusy::Reject,
             idempotency_key: None,

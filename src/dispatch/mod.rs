@@ -107,6 +107,8 @@ pub struct Request {
     pub app: App,
     /// Its secret, where the caller gave it: masked in the output.
     pub secret: Option<Secret>,
+    /// Who asks, for logs.
+    pub by: String,
     /// Extra variables.
     pub vars: Map<String, Value>,
     /// What to do if the inventory is taken.
@@ -290,7 +292,7 @@ impl Dispatcher {
             Err(StoreError::NotReached(_)) => self.noting(self.parts.store.submit(&new).await)?,
             first => self.noting(first)?,
         };
-        tracing::info!(job.id = %id, app = %new.deployment_id, inventory = %new.inventory, answer = ?submitted, "request");
+        tracing::info!(job.id = %id, app = %new.deployment_id, inventory = %new.inventory, by = request.by, answer = ?submitted, "request");
         match submitted {
             Submitted::Started(held) => {
                 self.supervise(held, true);

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ids::{Action, DeploymentId, Inventory, Word};
+use super::oidc::{self, Rule};
 
 /// Shortest secret that is taken, in bytes: shorter ones could be guessed, and masking them would blank out half the output.
 pub const SECRET_MIN: usize = 8;
@@ -76,6 +77,8 @@ pub struct App {
     pub action: Action,
     /// The variables that it accepts.
     pub vars: BTreeMap<Word, VarRule>,
+    /// Which ID tokens of a CI open it.
+    pub oidc: Vec<Rule>,
 }
 
 /// One checked entry of a feed: the app and its secret, which goes no further than its hash.
@@ -83,8 +86,8 @@ pub struct App {
 pub struct Entry {
     /// The app.
     pub app: App,
-    /// Its secret in plain, as the feed gave it.
-    pub secret: Secret,
+    /// Its secret in plain, as the feed gave it; none: it is opened by ID tokens alone.
+    pub secret: Option<Secret>,
 }
 
 /// A feed that was taken: its entries, and what was not understood.
@@ -119,8 +122,8 @@ pub enum FeedError {
 }
 
 impl Feed {
-    /// Checks a feed. `actions` are the configured ones.
-    pub fn check(body: &Value, actions: &[Action]) -> Result<Feed, FeedError> {
+    /// Checks a feed. `actions` are the configured ones; `http_on_loopback`: issuers on this machine may do without TLS.
+    pub fn check(body: &Value, actions: &[Action], http_on_loopback: bool) -> Result<Feed, FeedError> {
         let list = body.as_array().ok_or(FeedError::NotAnArray)?;
         if list.len() > APPS_MAX {
             return Err(FeedError::TooMany { count: list.len() });
@@ -130,8 +133,10 @@ impl Feed {
         let mut entries = Vec::with_capacity(list.len());
         for (index, value) in list.iter().enumerate() {
             let number = index + 1;
-            let entry =
-                check_entry(value, actions, number, &mut warnings).map_err(|what| FeedError::Entry { number, what })?;
+            let mut notes = Vec::new();
+            let entry = check_entry(value, actions, http_on_loopback, &mut notes)
+                .map_err(|what| FeedError::Entry { number, what })?;
+            warnings.extend(notes.into_iter().map(|note| format!("app number {number} of the list: {note}")));
             if !seen.insert(entry.app.deployment_id.clone()) {
                 return Err(FeedError::Entry {
                     number,
@@ -147,7 +152,12 @@ impl Feed {
     }
 }
 
-fn check_entry(value: &Value, actions: &[Action], number: usize, warnings: &mut Vec<String>) -> Result<Entry, String> {
+fn check_entry(
+    value: &Value,
+    actions: &[Action],
+    http_on_loopback: bool,
+    warnings: &mut Vec<String>,
+) -> Result<Entry, String> {
     let object = value.as_object().ok_or("is not a JSON object")?;
     let text = |field: &str| match object.get(field) {
         None | Some(Value::Null) => Err(format!("{field} is missing")),
@@ -156,12 +166,24 @@ fn check_entry(value: &Value, actions: &[Action], number: usize, warnings: &mut 
     };
     let deployment_id = DeploymentId::try_from(text("deployment_id")?).map_err(|e| format!("deployment_id {e}"))?;
     let inventory = Inventory::try_from(text("inventory")?).map_err(|e| format!("inventory {e}"))?;
-    let secret = Secret::new(text("deployment_secret")?);
-    if !(SECRET_MIN..=SECRET_MAX).contains(&secret.expose().len()) {
-        return Err(format!("deployment_secret must have {SECRET_MIN} to {SECRET_MAX} bytes"));
-    }
-    if secret.expose().chars().any(char::is_control) {
-        return Err("deployment_secret must not hold control characters".into());
+    let oidc = match object.get("oidc") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(rules) => oidc::check_rules(rules, http_on_loopback, warnings)?,
+    };
+    let secret = match object.get("deployment_secret") {
+        None | Some(Value::Null) if !oidc.is_empty() => None,
+        None | Some(Value::Null) => {
+            return Err("deployment_secret is missing; only an app with oidc can do without".into());
+        }
+        Some(_) => Some(Secret::new(text("deployment_secret")?)),
+    };
+    if let Some(secret) = &secret {
+        if !(SECRET_MIN..=SECRET_MAX).contains(&secret.expose().len()) {
+            return Err(format!("deployment_secret must have {SECRET_MIN} to {SECRET_MAX} bytes"));
+        }
+        if secret.expose().chars().any(char::is_control) {
+            return Err("deployment_secret must not hold control characters".into());
+        }
     }
     let action = match object.get("action") {
         None | Some(Value::Null) => Action::try_from(DEFAULT_ACTION.to_owned()),
@@ -196,13 +218,12 @@ fn check_entry(value: &Value, actions: &[Action], number: usize, warnings: &mut 
         }
     }
     for field in object.keys() {
-        if !matches!(field.as_str(), "deployment_id" | "deployment_secret" | "inventory" | "action" | "vars") {
+        if !matches!(field.as_str(), "deployment_id" | "deployment_secret" | "inventory" | "action" | "vars" | "oidc") {
             let shown: String = field.chars().filter(|c| !c.is_control()).take(64).collect();
-            warnings
-                .push(format!("app number {number} of the list: field \"{shown}\" is not known and was passed over"));
+            warnings.push(format!("field \"{shown}\" is not known and was passed over"));
         }
     }
-    Ok(Entry { app: App { deployment_id, inventory, action, vars }, secret })
+    Ok(Entry { app: App { deployment_id, inventory, action, vars, oidc }, secret })
 }
 
 #[cfg(test)]
@@ -218,12 +239,12 @@ mod tests {
     #[test]
     fn the_sample_is_taken() {
         let body = serde_json::from_str(include_str!("../../sample_inventory.json")).expect("JSON");
-        let feed = Feed::check(&body, &actions()).expect("a feed");
+        let feed = Feed::check(&body, &actions(), false).expect("a feed");
         assert_eq!(feed.entries.len(), 2);
         assert!(feed.warnings.is_empty());
         assert_eq!(feed.entries[0].app.inventory.as_str(), "app-one.epfl.ch");
         assert_eq!(feed.entries[0].app.action.as_str(), "app-deploy");
-        assert_eq!(format!("{:?}", feed.entries[0].secret), "Secret(…)");
+        assert_eq!(format!("{:?}", feed.entries[0].secret), "Some(Secret(…))");
     }
 
     #[test]
@@ -242,6 +263,12 @@ mod tests {
             (with("inventory", json!("../x")), "inventory must begin with"),
             (with("inventory", json!(null)), "inventory is missing"),
             (with("deployment_secret", json!("short")), "8 to 1024 bytes"),
+            (with("deployment_secret", json!(null)), "only an app with oidc"),
+            (with("deployment_secret", json!(12345678)), "deployment_secret must be a string"),
+            (
+                with("oidc", json!([{"issuer": "https://gitlab.com", "audience": "a", "claims": {}}])),
+                "oidc rule 1: claims lacks",
+            ),
             (with("deployment_secret", json!("12345678\n")), "control characters"),
             (with("action", json!("rm")), "runner.actions (app-deploy, announce-apps)"),
             (with("vars", json!({"ansible_user": {}})), "ansible_"),
@@ -251,15 +278,32 @@ mod tests {
             (with("vars", json!({"1st": {}})), "vars.1st: a variable's name"),
             (with("vars", json!(["v"])), "vars must map names"),
         ] {
-            let error = Feed::check(&body, &actions()).expect_err("an error").to_string();
+            let error = Feed::check(&body, &actions(), false).expect_err("an error").to_string();
             assert!(error.contains(part), "{error:?} should contain {part:?}");
         }
     }
 
     #[test]
+    fn an_app_with_rules_for_id_tokens_can_do_without_a_secret() {
+        let rule = json!({"issuer": "https://gitlab.com", "audience": "a", "claims": {"project_id": 7}});
+        let mut body = json!([{"deployment_id": "a", "inventory": "i", "oidc": [rule]}]);
+        let feed = Feed::check(&body, &actions(), false).expect("a feed");
+        assert!(feed.entries[0].secret.is_none() && feed.entries[0].app.oidc.len() == 1);
+        assert!(
+            feed.warnings[0].starts_with("app number 1 of the list: oidc rule 1: every branch"),
+            "{:?}",
+            feed.warnings
+        );
+        body[0]["deployment_secret"] = json!("12345678");
+        assert!(Feed::check(&body, &actions(), false).expect("a feed").entries[0].secret.is_some());
+        body[0]["deployment_secret"] = json!("");
+        assert!(Feed::check(&body, &actions(), false).is_err());
+    }
+
+    #[test]
     fn unknown_fields_are_warned_of() {
         let body = json!([{"deployment_id": "a", "deployment_secret": "12345678", "inventory": "i", "colour": 1}]);
-        let feed = Feed::check(&body, &actions()).expect("a feed");
+        let feed = Feed::check(&body, &actions(), false).expect("a feed");
         assert_eq!(feed.warnings.len(), 1);
         assert!(feed.warnings[0].contains("colour"));
     }
@@ -268,7 +312,7 @@ mod tests {
         #[test]
         fn no_error_repeats_a_secret(id in "[ -~]{0,12}", secret in "[a-zA-Z0-9]{20}", inventory in "[ -~]{0,12}") {
             let body = json!([{"deployment_id": id, "deployment_secret": secret.clone(), "inventory": inventory}]);
-            if let Err(error) = Feed::check(&body, &actions()) {
+            if let Err(error) = Feed::check(&body, &actions(), false) {
                 prop_assert!(!error.to_string().contains(&secret));
             }
         }

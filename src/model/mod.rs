@@ -9,6 +9,7 @@ pub mod ids;
 pub mod job;
 pub mod lock;
 pub mod mask;
+pub mod oidc;
 pub mod output;
 pub mod settle;
 pub mod vars;

@@ -13,6 +13,7 @@ use super::value::{bytes, pairs, text};
 use super::{Result, Store, StoreError, StoredApp, scripts};
 use crate::model::app::{App, VarRule};
 use crate::model::ids::{Action, DeploymentId, Inventory, Word};
+use crate::model::oidc::Rule;
 
 /// A copy of the list.
 pub(super) struct AppList {
@@ -28,14 +29,25 @@ struct Entry {
     action: Action,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     vars: BTreeMap<Word, VarRule>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    oidc: Vec<Rule>,
     /// Hexadecimal digits.
-    hash: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hash: Option<String>,
 }
 
 fn stored_app(deployment_id: &str, json: &[u8]) -> Option<StoredApp> {
     let deployment_id = deployment_id.parse().ok()?;
-    let Entry { inventory, action, vars, hash } = serde_json::from_slice(json).ok()?;
-    Some(StoredApp { app: App { deployment_id, inventory, action, vars }, hash: unhex(&hash)? })
+    let Entry { inventory, action, vars, oidc, hash } = serde_json::from_slice(json).ok()?;
+    // What neither a secret nor a token can open was not written here.
+    if hash.is_none() && oidc.is_empty() {
+        return None;
+    }
+    let hash = match hash {
+        Some(digits) => Some(unhex(&digits)?),
+        None => None,
+    };
+    Some(StoredApp { app: App { deployment_id, inventory, action, vars, oidc }, hash })
 }
 
 fn unhex(digits: &str) -> Option<Vec<u8>> {
@@ -61,7 +73,8 @@ impl Store {
                         inventory: app.inventory.clone(),
                         action: app.action.clone(),
                         vars: app.vars.clone(),
-                        hash: hash.iter().map(|byte| format!("{byte:02x}")).collect(),
+                        oidc: app.oidc.clone(),
+                        hash: hash.as_ref().map(|hash| hash.iter().map(|byte| format!("{byte:02x}")).collect()),
                     };
                     let json = serde_json::to_string(&entry).expect("names and digits can be written as JSON");
                     call.arg(app.deployment_id.as_str()).arg(json);
@@ -140,11 +153,17 @@ mod tests {
     #[test]
     fn what_is_not_an_app_is_unreadable() {
         let good = br#"{"inventory":"i","action":"app-deploy","hash":"00ff"}"#;
-        assert_eq!(stored_app("a", good).expect("an app").hash, [0, 255]);
+        assert_eq!(stored_app("a", good).expect("an app").hash, Some(vec![0, 255]));
+        let open =
+            br#"{"inventory":"i","action":"a","oidc":[{"issuer":"https://i","audience":"a","claims":{"sub":["s"]}}]}"#;
+        let open = stored_app("a", open).expect("an app");
+        assert_eq!((open.hash, open.app.oidc.len()), (None, 1));
         assert_eq!(stored_app("../a", good), None);
         for bad in [
             "",
             "{}",
+            r#"{"inventory":"i","action":"a"}"#,
+            r#"{"inventory":"i","action":"a","hash":"00","oidc":[{}]}"#,
             r#"{"inventory":"i","action":"a","hash":"0"}"#,
             r#"{"inventory":"../i","action":"a","hash":"00"}"#,
         ] {

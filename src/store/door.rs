@@ -25,6 +25,24 @@ impl Store {
         self.take_door(&mut values, deployment_id, from).await
     }
 
+    /// What an ID token is checked against that asks for a job of this app (none: there is no such job), in one round trip. What fails
+    /// at it is not counted at the app, since nobody has named it: then every job's answer is the same.
+    pub async fn token_door(&self, deployment_id: Option<&DeploymentId>, from: IpAddr) -> Result<Door> {
+        let counter = self.keys().failures_from(from);
+        let answers = self.read_with_state(self.quick(), "a door", |pipe| {
+            pipe.arg(&counter).arg(self.keys().apps_version());
+        });
+        let (mut values, _) = answers.await?;
+        let (count, version) = (values.next().unwrap_or_default(), values.next().unwrap_or_default());
+        let shut = number(&count).unwrap_or(0) >= TRIES_FROM_ADDRESS;
+        let barred = if shut { self.left(&[counter]).await? } else { None };
+        let (app, listed) = match deployment_id {
+            Some(id) => self.app_of(text(&version), id).await?,
+            None => (None, text(&version).is_some()),
+        };
+        Ok(Door { app, listed, barred })
+    }
+
     /// Readable output from `offset`, at most `limit` bytes of it, with state and, when `door` names an app, its credentials, in one
     /// round trip (two where the first `limit` bytes are not all). Costs the range.
     pub async fn range(

@@ -21,7 +21,7 @@
 //! | `jobs:app:{app}` | sorted set | those of one app | as `jobs` |
 //! | `jobs:inv:{inventory}` | sorted set | those of one inventory | as `jobs` |
 //! | `lastok:{app}` | string | the app's newest job that succeeded, which is kept | never |
-//! | `apps` | hash | deployment id → the app and the keyed hash of its secret, as JSON; the empty field: the list's version | never |
+//! | `apps` | hash | deployment id → the app and the keyed hash of its secret (none where ID tokens alone open it), as JSON; the empty field: the list's version | never |
 //! | `apps_version` | string | the same version: a copy of the list that has it is the list; there exactly if one was ever posted | never |
 //! | `idem:{app}:{hash}` | string | SHA-256 of an `Idempotency-Key` → job, a blank, digest of the request | a day |
 //! | `failures:addr:{address}` | string | failed tries from an address (of IPv6: from its /64) | 60 s after the first |

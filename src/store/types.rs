@@ -66,8 +66,8 @@ pub struct Freeze {
 pub struct StoredApp {
     /// The app.
     pub app: App,
-    /// HMAC-SHA-256 of its secret, keyed with the pepper.
-    pub hash: Vec<u8>,
+    /// HMAC-SHA-256 of its secret, keyed with the pepper; none: no secret opens it.
+    pub hash: Option<Vec<u8>>,
 }
 
 /// What a request's credentials are checked against, read in one round trip with whatever it asked for.

@@ -131,11 +131,14 @@ impl Installation {
             inventory: inventory.parse().expect("a name"),
             action: action.parse().expect("a name"),
             vars: serde_json::from_value(serde_json::json!({"version": {}})).expect("rules"),
+            oidc: vec![],
         };
         let mut vars = Map::new();
         vars.insert("version".into(), Value::from("1.2"));
         let secret = Some(Secret::new("secret123".into()));
-        self.dispatcher().submit(Request { app, secret, vars, when_busy, idempotency_key: None }).await
+        self.dispatcher()
+            .submit(Request { app, secret, by: "a test".into(), vars, when_busy, idempotency_key: None })
+            .await
     }
 
     async fn accepted(&self, action: &str, inventory: &str) -> JobId {

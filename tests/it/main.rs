@@ -14,6 +14,7 @@ mod engine;
 mod existing;
 mod faults;
 mod handover;
+mod oidc;
 mod protocol;
 mod schema;
 mod self_deploy;

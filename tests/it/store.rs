@@ -51,8 +51,9 @@ fn stored_app(name: &str, inventory: &str) -> StoredApp {
         action: "app-deploy".parse().expect("a name"),
         vars: [("version".parse().expect("a word"), lockstep::model::app::VarRule { pattern: None, secret: true })]
             .into(),
+        oidc: vec![],
     };
-    StoredApp { app, hash: name.bytes().cycle().take(32).collect() }
+    StoredApp { app, hash: Some(name.bytes().cycle().take(32).collect()) }
 }
 
 /// Submits a job that gets the lock at once.

@@ -3,6 +3,7 @@
 mod abuse;
 mod documents;
 mod follow;
+mod oidc;
 mod operator;
 mod seed;
 mod stream;
@@ -22,9 +23,11 @@ use base64::Engine as _;
 use lockstep::api;
 use lockstep::config::{Auth, FinalStatus, Job, Operator, Runner};
 use lockstep::dispatch::{Dispatcher, Parts};
+use lockstep::egress::Egress;
 use lockstep::engine::Pull;
 use lockstep::metrics::Metrics;
 use lockstep::model::app::Secret;
+use lockstep::oidc::{Oidc, Pace};
 use lockstep::pepper::Pepper;
 use lockstep::store::Store;
 use serde_json::{Value, json};
@@ -64,6 +67,11 @@ impl Service {
 
     /// One that knows no app yet.
     async fn empty(final_status: FinalStatus) -> Self {
+        Self::with(final_status, Oidc::new(None, Egress::new(&[]), Pace::default()).expect("no file")).await
+    }
+
+    /// One that knows no app yet, and checks ID tokens in this way.
+    async fn with(final_status: FinalStatus, oidc: Oidc) -> Self {
         let redis = RedisServer::start().await;
         let instance = "test".parse().expect("a name");
         let store = Store::connect(&redis.url(), &instance, "here", Duration::from_secs(3600)).await.expect("a store");
@@ -113,7 +121,7 @@ impl Service {
             let (dispatcher, stop) = (dispatcher.clone(), stop.clone());
             async move { dispatcher.run(stop).await.expect("no part dies") }
         });
-        let api = api::Api::new(dispatcher, &auth, final_status, metrics, stop.clone());
+        let api = api::Api::new(dispatcher, &auth, oidc, final_status, metrics, stop.clone());
         let service = Self { redis, engine, router: api::router(api), stop, task };
         eventually("the service is ready", async || {
             (service.call(Ask::get("/readyz")).await.status == StatusCode::OK).then_some(())

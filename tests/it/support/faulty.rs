@@ -210,8 +210,13 @@ impl Faulty {
 
     /// The client's library, with this patience.
     pub(crate) fn http(&self, patience: Patience) -> Http {
-        let options =
-            Options { url: self.url(), ca_cert: Some(self.certificate()), secret_file: None, token_file: None };
+        let options = Options {
+            url: self.url(),
+            ca_cert: Some(self.certificate()),
+            secret_file: None,
+            id_token_file: None,
+            token_file: None,
+        };
         let app = APP.parse().expect("a name");
         let credential = Credential::choose(&options, Need::App(&app), |name| {
             (name == "LOCKSTEP_DEPLOYMENT_SECRET").then(|| SECRET.to_owned())

@@ -1,6 +1,7 @@
 //! What tests stand on: servers started for them, and simulators of faults.
 
 pub(crate) mod faulty;
+pub(crate) mod issuer;
 pub(crate) mod private_engine;
 pub(crate) mod proxy;
 pub(crate) mod puppet;
