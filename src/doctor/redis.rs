@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const OLDEST: u32 = 7;
 
 /// Every command that the store uses, in scripts or not.
-const COMMANDS: [&str; 46] = [
+const COMMANDS: [&str; 49] = [
     "append",
     "del",
     "eval",
@@ -59,6 +59,9 @@ const COMMANDS: [&str; 46] = [
     "subscribe",
     "time",
     "xadd",
+    "xrange",
+    "xrevrange",
+    "xtrim",
     "zadd",
     "zrandmember",
     "zrange",
