@@ -18,7 +18,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::auth::Caller;
+use super::auth::{Caller, Claim};
 use super::docs::Guarded;
 use super::error::ApiError;
 use super::extract::Query;
@@ -73,7 +73,8 @@ pub(super) struct Which {
 /// Read or follow events
 ///
 /// Every change of a job's state, in order. With `Accept: text/event-stream` as server-sent events whose id is the event's, resumed with
-/// `Last-Event-ID`; otherwise as a batch of CloudEvents: read on at `Lockstep-Next-Cursor`, also when the batch is empty.
+/// `Last-Event-ID`; otherwise as a batch of CloudEvents: read on at `Lockstep-Next-Cursor`, also when the batch is empty. An app sees its
+/// own, an operator all, an ID token those of the app that `deployment_id` names.
 #[utoipa::path(
     get, path = "/api/v1/events", tag = "events", operation_id = "all_events",
     params(Which, ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that has been dealt with")),
@@ -87,13 +88,13 @@ pub(super) struct Which {
         )),
         Guarded,
     ),
-    security(("app" = []), ("operator" = [])),
+    security(("app" = []), ("oidc" = []), ("operator" = [])),
 )]
 pub(super) async fn events(
     State(api): State<Shared>,
     Query(which): Query<Which>,
     headers: HeaderMap,
-    caller: Caller,
+    claim: Claim,
 ) -> Result<Response, ApiError> {
     let limit = which.limit.unwrap_or(PAGE);
     if !(1..=PAGE_MAX).contains(&limit) {
@@ -104,6 +105,7 @@ pub(super) async fn events(
     }
     let only = which.deployment_id.map(DeploymentId::try_from).transpose();
     let only = only.map_err(|error| ApiError::Invalid(format!("deployment_id {error}")))?;
+    let caller = api.admit_at(claim, only.as_ref()).await?;
     let resumed = headers.get("last-event-id").map(|value| value.to_str().unwrap_or_default().trim());
     // Listening begins before the first look, so that nothing falls in between.
     let news = api.dispatcher.store().event_news();
