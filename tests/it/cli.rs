@@ -485,7 +485,7 @@ async fn a_shell_completes_commands_and_options() {
     let script = format!(
         r#"set -eu
         source <("{program}" completions bash)
-        offered() {{ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _lockstep lockstep "${{!#}}" ""; echo "${{COMPREPLY[@]}}"; }}
+        offered() {{ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _lockstep lockstep "${{@: -1}}" "${{@: -2:1}}"; echo "${{COMPREPLY[@]}}"; }}
         offered lockstep dep
         offered lockstep deploy --when-busy re
         offered lockstep apps s"#
