@@ -6,8 +6,8 @@ use super::run::Run;
 use super::story::{Accepted, Scenario};
 
 /// What may stand in Redis when nothing lives, beside what is kept of the jobs: of a key that ends with a colon, the beginning.
-const AT_REST: [&str; 10] =
-    ["state", "jobs", "jobs:", "fences", "lastok:", "apps", "apps_version", "idem:", "dispatcher:", "audit"];
+const AT_REST: [&str; 11] =
+    ["state", "jobs", "jobs:", "fences", "lastok:", "apps", "apps_version", "idem:", "dispatcher:", "audit", "events"];
 /// What is kept of a job.
 const OF_A_JOB: [&str; 4] = ["job", "brief", "out", "progress"];
 
@@ -74,6 +74,18 @@ pub(super) async fn judge(
         let (served, said) = (run.text(&format!("/api/v1/jobs/{id}/output")).await?, run.said(id));
         if served != said {
             broken.push(format!("{id} printed {said:?}, served is {served:?}"));
+        }
+    }
+
+    // Every state was told once, the outcome as well, and last.
+    let told = run.shown("/api/v1/events?limit=1000").await?;
+    let told = told.as_array().map_or(&[][..], Vec::as_slice);
+    for (job, shown) in jobs.iter().zip(shown) {
+        let of_job = told.iter().filter(|event| event["subject"] == job.id);
+        let states: Vec<_> = of_job.map(|event| &event["data"]["customData"]["state"]).collect();
+        let twice = states.iter().enumerate().any(|(at, state)| states[..at].contains(state));
+        if twice || states.last() != Some(&&shown["outcome"]) {
+            broken.push(format!("{} was told as {states:?}", job.id));
         }
     }
 
