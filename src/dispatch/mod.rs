@@ -84,6 +84,8 @@ pub struct Dispatcher {
     supervised: Mutex<HashMap<JobId, Option<Held>>>,
     /// Tells the reconciler to look now.
     told: Notify,
+    /// Held while ended containers are moved away and removed.
+    tidying: Arc<tokio::sync::Mutex<()>>,
     standing: Mutex<Standing>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -202,6 +204,7 @@ impl Dispatcher {
             parts,
             supervised: Mutex::default(),
             told: Notify::new(),
+            tidying: Arc::default(),
             standing: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),

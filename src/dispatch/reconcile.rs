@@ -73,7 +73,7 @@ impl Dispatcher {
         for container in &found {
             match self.look_after(container, &engine_id).await {
                 Ok(Seen::Settled) => {}
-                Ok(Seen::Over(record)) => over.push((container, record)),
+                Ok(Seen::Over(record)) => over.push((container.clone(), record)),
                 Ok(Seen::Forgotten) => return self.rebuild(self.parts.store.epoch().as_deref(), &engine_id).await,
                 Err(Trouble::Engine(error)) => self.has_trouble(container, &error),
                 Err(trouble) => return Err(trouble),
@@ -86,25 +86,28 @@ impl Dispatcher {
                 self.supervise(held, true);
             }
         }
-        self.tidy_up(over).await
+        self.tidy_up(over);
+        Ok(())
     }
 
-    /// Tidies last, and not for long: an engine takes its time over a removal, and nobody who needs a supervisor is to wait for it.
-    async fn tidy_up(&self, mut over: Vec<(&Found, Box<Record>)>) -> Result<(), Trouble> {
-        let begun = tokio::time::Instant::now();
-        // It begins anywhere, so that one which takes long each time does not hold up the same others for ever.
-        let first = usize::try_from(clock::wall_ms()).unwrap_or_default() % over.len().max(1);
-        over.rotate_left(first);
-        for (container, record) in over {
-            match self.tidy(container, &record).await {
-                Err(Trouble::Engine(error)) => self.has_trouble(container, &error),
-                other => other?,
+    /// Tidies beside the passes, what one pass has found at a time: an engine takes its time over a removal, and nobody who needs a
+    /// supervisor is to wait for it.
+    fn tidy_up(self: &Arc<Self>, over: Vec<(Found, Box<Record>)>) {
+        let Ok(turn) = self.tidying.clone().try_lock_owned() else { return };
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            let _turn = turn;
+            for (container, record) in over {
+                if this.stop.is_cancelled() {
+                    return;
+                }
+                match this.tidy(&container, &record).await {
+                    Ok(()) => {}
+                    Err(Trouble::Engine(error)) => this.has_trouble(&container, &error),
+                    Err(error) => return tracing::debug!(%error, "ended containers are left for the next pass"),
+                }
             }
-            if begun.elapsed() >= PASS {
-                break;
-            }
-        }
-        Ok(())
+        });
     }
 
     /// One container that the engine has trouble with holds up no other.
