@@ -282,7 +282,6 @@ async fn a_cancel_ends_a_job_politely_and_one_that_is_deaf_by_force() {
 async fn deadlines_end_a_job() {
     let mut here = Installation::new().await;
     here.stop().await;
-    here.job.run_timeout = Duration::from_millis(1500);
     here.job.idle_timeout = Some(Duration::from_millis(400));
     here.job.stop_grace = Duration::from_millis(100);
     here.start().await;
@@ -292,6 +291,7 @@ async fn deadlines_end_a_job() {
     assert!(record.reason.expect("a reason").contains("idle_timeout"));
     here.stop().await;
     here.job.idle_timeout = None;
+    here.job.run_timeout = Duration::from_millis(1500);
     here.start().await;
     let long = here.accepted("wait", "two").await;
     let record = here.ended(long).await;
