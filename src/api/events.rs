@@ -39,9 +39,9 @@ const PIECE: u64 = 64 * 1024;
 /// A comment is sent after so long without an event, so that nothing in between takes the connection for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The follower looks again after so long, should a wake-up be missed.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// And after so long, when Redis did not answer.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
+pub(super) const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Where to begin.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -89,11 +89,15 @@ pub(super) async fn events(
     let mut follower =
         Follower { api, job, news, offset, shown: None, progress: None, next: VecDeque::new(), over: false };
     follower.show(found);
-    let stream = Sse::new(follower.events()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
-    let mut response = stream.into_response();
+    Ok(serve(follower.events()))
+}
+
+/// Serves events as they come.
+pub(super) fn serve(events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static) -> Response {
+    let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
     // A buffering proxy would hold back what is to be seen at once.
     response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    Ok(response)
+    response
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
@@ -229,7 +233,7 @@ impl Follower {
     }
 }
 
-fn event(name: &str, data: &impl Serialize) -> Event {
+pub(super) fn event(name: &str, data: &impl Serialize) -> Event {
     // Structs of strings and numbers can be written as JSON, and JSON has no line breaks.
     Event::default().event(name).json_data(data).unwrap_or_default()
 }

@@ -1,7 +1,8 @@
 //! Events of all jobs: read by cursor, with long-poll, or followed as server-sent events.
 //!
 //! One order for all; an app sees its own, an operator all. Whoever keeps the id of the last event that it has dealt with misses nothing
-//! and gets nothing twice, as long as it comes back within `job.retention`; if it comes later, it is told.
+//! and gets nothing twice, as long as it comes back within `job.retention`; if it comes later, it is told: by a header, or by an event
+//! `missed`.
 //!
 //! Both forms pull: what is next is read from Redis when it is asked for, so a reader that does not read costs one piece.
 
@@ -12,15 +13,16 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
-use axum::response::sse::{self, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Deserialize;
+use serde_json::Map;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::auth::{Caller, Claim};
 use super::docs::Guarded;
 use super::error::ApiError;
+use super::events::{LOOK_AGAIN, TRY_AGAIN, event, serve};
 use super::extract::Query;
 use super::{Shared, view};
 use crate::model::event::{Cursor, Event};
@@ -38,12 +40,6 @@ const PIECE: usize = 200;
 const LOOKED_AT_MAX: usize = 10_000;
 /// The longest that an answer is waited for, in seconds.
 const WAIT_MAX: u64 = 60;
-/// Whoever waits looks again after so long, should a wake-up be missed.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// And after so long, when Redis did not answer.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
-/// A comment is sent after so long without an event, so that nothing in between takes the connection for dead.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Where to read on.
 const NEXT_CURSOR: HeaderName = HeaderName::from_static("lockstep-next-cursor");
 /// Whether events behind the cursor may have been forgotten, or lost with an emptied Redis.
@@ -73,7 +69,7 @@ pub(super) struct Which {
 /// Read or follow events
 ///
 /// Every change of a job's state, in order. With `Accept: text/event-stream` as server-sent events whose id is the event's, resumed with
-/// `Last-Event-ID`; otherwise as a batch of CloudEvents: read on at `Lockstep-Next-Cursor`, also when the batch is empty. An app sees its
+/// `Last-Event-ID` (`missed` comes first where events may have been missed); otherwise as a batch of CloudEvents: read on at `Lockstep-Next-Cursor`, also when the batch is empty. An app sees its
 /// own, an operator all, an ID token those of the app that `deployment_id` names.
 #[utoipa::path(
     get, path = "/api/v1/events", tag = "events", operation_id = "all_events",
@@ -133,8 +129,7 @@ pub(super) async fn events(
     let mut response = Response::new(Body::from(body));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/cloudevents-batch+json"));
-    headers
-        .insert(NEXT_CURSOR, HeaderValue::try_from(reader.at.to_string()).unwrap_or(HeaderValue::from_static("0-0")));
+    headers.insert(NEXT_CURSOR, HeaderValue::try_from(reader.at.to_string()).expect("digits and a hyphen"));
     headers.insert(MISSED, HeaderValue::from_static(if reader.missed { "true" } else { "false" }));
     Ok(response)
 }
@@ -168,10 +163,11 @@ impl Reader {
         let mut found = Vec::new();
         let mut looked_at = 0;
         loop {
-            let Events { events, next, last, missed } =
-                self.api.dispatcher.store().events(self.at, PIECE.min(limit)).await?;
+            // Where the first ones were others', few of those behind them may be this reader's.
+            let count = if looked_at == 0 { PIECE.min(limit) } else { PIECE };
+            let Events { events, next, last, missed } = self.api.dispatcher.store().events(self.at, count).await?;
             self.missed |= missed;
-            looked_at += PIECE.min(limit);
+            looked_at += count;
             for event in &events {
                 if self.sees(event) {
                     found.push(view::event(event, &source, url));
@@ -212,10 +208,16 @@ fn follow(reader: Reader) -> Response {
                 return None;
             }
             match reader.read(PAGE).await {
-                Ok(events) => ready.extend(events.iter().map(sent)),
+                Ok(events) => {
+                    if std::mem::take(&mut reader.missed) {
+                        ready.push_back(event("missed", &Map::new()));
+                    }
+                    ready.extend(events.iter().map(|it| event(&it.kind, it).id(&it.id)));
+                }
                 Err(error) => {
                     tracing::debug!(%error, "a reader of events waits for Redis");
                     reader.wait(Instant::now() + TRY_AGAIN).await;
+                    continue;
                 }
             }
             if ready.is_empty() && !reader.more {
@@ -223,13 +225,5 @@ fn follow(reader: Reader) -> Response {
             }
         }
     });
-    let mut response = Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
-    // A buffering proxy would hold back what is to be seen at once.
-    response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    response
-}
-
-fn sent(event: &CloudEvent) -> sse::Event {
-    let text = serde_json::to_string(event).unwrap_or_default();
-    sse::Event::default().event(&event.kind).id(&event.id).data(text)
+    serve(stream)
 }

@@ -12,7 +12,7 @@ use super::{Dispatcher, PASS};
 use crate::clock;
 use crate::engine::{EngineError, Found, container_name, ended_name};
 use crate::model::ids::JobId;
-use crate::model::job::{Record, State};
+use crate::model::job::State;
 use crate::model::settle::Phase;
 use crate::store::{Memory, Rescued, StoreError};
 
@@ -21,7 +21,7 @@ enum Seen {
     /// Nothing, or what there was to do has been done.
     Settled,
     /// Its job is over: it is to be moved away, and removed after a while.
-    Over(Box<Record>),
+    Over,
     /// Redis knows nothing of its job and should: it is older than the engine.
     Forgotten,
 }
@@ -73,7 +73,7 @@ impl Dispatcher {
         for container in &found {
             match self.look_after(container, &engine_id).await {
                 Ok(Seen::Settled) => {}
-                Ok(Seen::Over(record)) => over.push((container.clone(), record)),
+                Ok(Seen::Over) => over.push(container.clone()),
                 Ok(Seen::Forgotten) => return self.rebuild(self.parts.store.epoch().as_deref(), &engine_id).await,
                 Err(Trouble::Engine(error)) => self.has_trouble(container, &error),
                 Err(trouble) => return Err(trouble),
@@ -92,16 +92,16 @@ impl Dispatcher {
 
     /// Tidies beside the passes, what one pass has found at a time: an engine takes its time over a removal, and nobody who needs a
     /// supervisor is to wait for it.
-    fn tidy_up(self: &Arc<Self>, over: Vec<(Found, Box<Record>)>) {
+    fn tidy_up(self: &Arc<Self>, over: Vec<Found>) {
         let Ok(turn) = self.tidying.clone().try_lock_owned() else { return };
         let this = self.clone();
         self.tasks.spawn(async move {
             let _turn = turn;
-            for (container, record) in over {
+            for container in over {
                 if this.stop.is_cancelled() {
                     return;
                 }
-                match this.tidy(&container, &record).await {
+                match this.tidy(&container).await {
                     Ok(()) => {}
                     Err(Trouble::Engine(error)) => this.has_trouble(&container, &error),
                     Err(error) => return tracing::debug!(%error, "ended containers are left for the next pass"),
@@ -125,7 +125,7 @@ impl Dispatcher {
             return Ok(Seen::Settled);
         }
         match self.parts.store.record(labels.job).await {
-            Ok(Some(record)) if record.state.is_ended() => return Ok(Seen::Over(Box::new(record))),
+            Ok(Some(record)) if record.state.is_ended() => return Ok(Seen::Over),
             Ok(Some(_)) => {}
             // Its job was kept for as long as jobs are.
             Ok(None)
@@ -188,7 +188,12 @@ impl Dispatcher {
     }
 
     /// Moves away and removes what is left of a job that is over.
-    async fn tidy(&self, container: &Found, record: &Record) -> Result<(), Trouble> {
+    async fn tidy(&self, container: &Found) -> Result<(), Trouble> {
+        let Some(labels) = &container.labels else { return Ok(()) };
+        // Read anew: Redis may have been emptied and rebuilt since the pass, and then the container is all that knows of its job's end.
+        let Some(record) = self.parts.store.record(labels.job).await?.filter(|record| record.state.is_ended()) else {
+            return Ok(());
+        };
         let engine = &self.parts.engine;
         let phase = match container.phase {
             // A list does not tell what ran unseen from what never ran.

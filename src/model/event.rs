@@ -112,6 +112,12 @@ impl Event {
         }
         let of_cdevents = kind.starts_with("dev.cdevents.");
         let mut custom = self.data.clone();
+        for name in ["fence", "exit_code"] {
+            // Redis keeps texts.
+            if let Some(number) = custom.get(name).and_then(Value::as_str).and_then(|text| text.parse::<i64>().ok()) {
+                custom.insert(name.into(), number.into());
+            }
+        }
         custom.insert("state".into(), self.what.as_str().into());
         custom.insert("deployment_id".into(), json!(self.deployment_id));
         custom.insert("inventory".into(), json!(self.inventory));
@@ -187,7 +193,7 @@ mod tests {
                 outcome.filter(|it| *it != "success").map(|_| "why")
             );
             assert_eq!(data["subject"]["content"]["url"], "https://h/api/v1/jobs/01GZEC5GJHFKWMK4Z5A1NM9DPF");
-            assert_eq!(data["customData"]["state"], what);
+            assert_eq!((&data["customData"]["state"], &data["customData"]["fence"]), (&json!(what), &json!(7)));
             assert_eq!(data["customData"]["inventory"], "app-one.epfl.ch");
         }
     }

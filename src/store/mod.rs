@@ -11,7 +11,7 @@
 //!  life       confirm … finish ─────┼─▶ scripts ──▶ link: quick ───┐
 //!  locks, apps, memory ─────────────┘                              │
 //!  output     append, the move at the end ───────▶ link: intake ───┼──▶ Redis ──▶ news ──▶ whoever watches a job
-//!  door, output, events   polls, ranges of output ───────▶ link: outlet ───┤
+//!  door, output, events   polls, ranges ─────────▶ link: outlet ───┤
 //!  read       records, lists ────────────────────▶ link: quick ────┘
 //! ```
 //!

@@ -73,7 +73,7 @@ async fn every_change_of_state_is_one_event_in_order() {
     let data = &failed["data"];
     assert_eq!((&data["context"]["id"], &data["context"]["timestamp"]), (&failed["id"], &failed["time"]));
     assert_eq!(data["subject"]["content"]["outcome"], "failure");
-    assert_eq!(data["customData"]["exit_code"], "3");
+    assert_eq!(data["customData"]["exit_code"], 3);
     assert_eq!(events[5]["data"]["customData"]["superseded_by"], third);
 
     // By cursor, piece by piece, it is the same, and nothing twice.
@@ -178,6 +178,12 @@ async fn who_comes_back_too_late_is_told_so() {
     assert_eq!(service.happened(&format!("after={next}")).await.header("lockstep-events-missed"), "false");
     // Who begins at the beginning has missed nothing that it knew of.
     assert_eq!(service.happened("").await.header("lockstep-events-missed"), "false");
+    let follow = Ask::get("/api/v1/events").token(OPERATOR).header("accept", "text/event-stream");
+    let mut events = Events::ask(&service, follow.header("last-event-id", &seen)).await;
+    for name in ["missed", STARTED] {
+        assert_eq!(events.next().await.expect("an event").name, name);
+    }
+    drop(events);
     service.stop().await;
 }
 
