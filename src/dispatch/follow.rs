@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::Dispatcher;
 use super::launch::{SEALED, SEALED_MAX};
 use super::supervise::Trouble;
-use crate::engine::{EngineError, Found, Signal, ended_name};
+use crate::engine::{EngineError, Found, Signal, ended_name, unproven_name};
 use crate::model::job::{Intent, Record, State};
 use crate::model::lock::Held;
 use crate::model::mask::Masker;
@@ -147,10 +147,13 @@ impl Dispatcher {
         Ok(true)
     }
 
-    /// Whether the exit code 0 of an ended container is to be believed. It was already, if the container was moved aside.
+    /// Whether the exit code 0 of an ended container is to be believed. That was settled, if the container was moved aside.
     async fn believable(&self, held: &Held, found: &Found) -> Result<bool, Trouble> {
-        let aside = ended_name(&self.parts.instance, held.inventory(), held.job());
-        Ok(found.name == aside || self.parts.engine.vouches(&found.container).await?)
+        let (instance, inventory, job) = (&self.parts.instance, held.inventory(), held.job());
+        if found.name == ended_name(instance, inventory, job) {
+            return Ok(true);
+        }
+        Ok(found.name != unproven_name(instance, inventory, job) && self.parts.engine.vouches(&found.container).await?)
     }
 
     /// The container does not run any more and its log stays unreadable: what is missing is announced, and the exit code, if there is

@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -41,11 +41,15 @@ use crate::model::settle::{Evidence, Phase};
 use crate::model::vars::{self, VarError};
 use crate::pepper::{JobSecrets, Pepper};
 use crate::store::{Freeze, NewJob, Store, StoreError, Submitted};
+use supervise::Start;
 
 /// How long a dispatcher's sign of life is good for; after that its jobs are adopted.
 const LIFE: Duration = Duration::from_millis(2500);
 /// How often the reconciler looks when nobody tells it to. With `LIFE`, it bounds how long a job may be without a supervisor.
 const PASS: Duration = Duration::from_secs(1);
+/// So many jobs of the past are read from the engine at a time after Redis has lost its memory: there may be hundreds, and whoever
+/// runs or asks now needs the engine too.
+const AFTERMATH: usize = 4;
 /// How long Redis may take to answer when readiness is asked for.
 const PING: Duration = Duration::from_secs(1);
 /// How often a dispatcher that is to be ready looks whether it is.
@@ -86,6 +90,8 @@ pub struct Dispatcher {
     told: Notify,
     /// Held while ended containers are moved away and removed.
     tidying: Arc<tokio::sync::Mutex<()>>,
+    /// Turns at jobs of the past: see [`AFTERMATH`].
+    aftermath: Semaphore,
     standing: Mutex<Standing>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -205,6 +211,7 @@ impl Dispatcher {
             supervised: Mutex::default(),
             told: Notify::new(),
             tidying: Arc::default(),
+            aftermath: Semaphore::new(AFTERMATH),
             standing: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -298,7 +305,7 @@ impl Dispatcher {
         tracing::info!(job.id = %id, app = %new.deployment_id, inventory = %new.inventory, by = request.by, answer = ?submitted, "request");
         match submitted {
             Submitted::Started(held) => {
-                self.supervise(held, true);
+                self.supervise(held, Start::Fresh);
                 Ok(Accepted { job: id, position: None })
             }
             Submitted::Queued { position } => Ok(Accepted { job: id, position: Some(position) }),
@@ -407,7 +414,7 @@ impl Dispatcher {
     /// Gives a free lock to the first that waits, after a freeze was lifted.
     pub async fn grant(self: &Arc<Self>, inventory: &Inventory) -> Result<(), Refusal> {
         if let Some(held) = self.noting(self.parts.store.grant(inventory).await)? {
-            self.supervise(held, true);
+            self.supervise(held, Start::Fresh);
         }
         Ok(())
     }

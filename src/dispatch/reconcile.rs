@@ -4,13 +4,13 @@
 //! because a job's supervisor settles the rest: it sees to it that every live job has a supervisor, that free locks reach those who
 //! wait, that nothing ended is left lying about, and that Redis' memory is the engine's truth.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::supervise::Trouble;
+use super::supervise::{Start, Trouble};
 use super::{Dispatcher, PASS};
 use crate::clock;
-use crate::engine::{EngineError, Found, container_name, ended_name};
+use crate::engine::{EngineError, Found, container_name, ended_name, unproven_name};
 use crate::model::ids::JobId;
 use crate::model::job::State;
 use crate::model::settle::Phase;
@@ -79,11 +79,12 @@ impl Dispatcher {
                 Err(trouble) => return Err(trouble),
             }
         }
-        let shown = found.iter().filter_map(|container| Some(container.labels.as_ref()?.job)).collect();
+        let aside = |container: &Found| Some((container.labels.as_ref()?.job, self.is_aside(container)));
+        let shown = found.iter().filter_map(aside).collect();
         self.adopt_orphans(&engine_id, &shown).await?;
         for inventory in self.parts.store.waiting().await? {
             if let Some(held) = self.parts.store.grant(&inventory).await? {
-                self.supervise(held, true);
+                self.supervise(held, Start::Fresh);
             }
         }
         self.tidy_up(over);
@@ -110,6 +111,15 @@ impl Dispatcher {
         });
     }
 
+    /// Whether a container was moved out of the way after its end.
+    fn is_aside(&self, container: &Found) -> bool {
+        container.labels.as_ref().is_some_and(|labels| {
+            [ended_name, unproven_name]
+                .iter()
+                .any(|name| container.name == name(&self.parts.instance, &labels.inventory, labels.job))
+        })
+    }
+
     /// One container that the engine has trouble with holds up no other.
     fn has_trouble(&self, container: &Found, error: &EngineError) {
         tracing::warn!(container = %container.container, %error, "the engine has trouble with a container; the next pass tries again");
@@ -118,8 +128,7 @@ impl Dispatcher {
     /// Compares one container with its job's record.
     async fn look_after(&self, container: &Found, engine_id: &str) -> Result<Seen, Trouble> {
         let Some(labels) = &container.labels else { return Ok(Seen::Settled) };
-        let ended = ended_name(&self.parts.instance, &labels.inventory, labels.job);
-        if container.name != ended && container.name != container_name(&self.parts.instance, &labels.inventory) {
+        if !self.is_aside(container) && container.name != container_name(&self.parts.instance, &labels.inventory) {
             // Somebody's copy: an image made from a job's container hands its labels on.
             tracing::debug!(container = %container.container, name = container.name, "a container has a job's labels and not its name");
             return Ok(Seen::Settled);
@@ -162,13 +171,16 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Gives a supervisor to every live job that has none. `shown` are the jobs of which the engine has a container.
-    async fn adopt_orphans(self: &Arc<Self>, engine_id: &str, shown: &HashSet<JobId>) -> Result<(), Trouble> {
-        let (live, unreadable) = self.parts.store.live().await?;
-        for job in unreadable.into_iter().filter(|job| !shown.contains(job)) {
+    /// Gives a supervisor to every live job that has none. `shown`: the jobs of which the engine has a container, and whether that was
+    /// moved aside after its end; those are adopted last.
+    async fn adopt_orphans(self: &Arc<Self>, engine_id: &str, shown: &HashMap<JobId, bool>) -> Result<(), Trouble> {
+        let (mut live, unreadable) = self.parts.store.live().await?;
+        for job in unreadable.into_iter().filter(|job| !shown.contains_key(job)) {
             tracing::error!(job.id = %job, "a job's record cannot be read, and the engine has no container of it");
             self.mend(job, None, engine_id).await?;
         }
+        let aside = |job: JobId| shown.get(&job).copied().unwrap_or(false);
+        live.sort_by_key(|job| aside(job.record.id));
         for job in live {
             let id = job.record.id;
             let mine = job.record.owner.as_deref() == Some(self.parts.store.dispatcher());
@@ -181,7 +193,7 @@ impl Dispatcher {
             if let Some(held) = self.parts.store.adopt(id, job.record.lease).await? {
                 tracing::info!(job.id = %id, lease = held.lease(), "job adopted");
                 self.stand(|standing| standing.adopted += 1);
-                self.supervise(held, false);
+                self.supervise(held, if aside(id) { Start::Aftermath } else { Start::Adopted });
             }
         }
         Ok(())
@@ -209,8 +221,8 @@ impl Dispatcher {
             }
             Phase::Created => engine.remove(&container.container).await?,
             Phase::Ended { .. } | Phase::Unseen => {
-                let name = ended_name(&self.parts.instance, &record.inventory, record.id);
-                if container.name != name {
+                if !self.is_aside(container) {
+                    let name = ended_name(&self.parts.instance, &record.inventory, record.id);
                     engine.rename(&container.container, &name).await?;
                 }
                 let keep = u64::try_from(self.parts.runner.keep.as_millis()).unwrap_or(u64::MAX);
@@ -245,10 +257,9 @@ impl Dispatcher {
     /// one that counts, nobody would know of it. Its supervisor sees to it.
     fn rescue(&self, container: &Found) -> Option<Rescued> {
         let labels = container.labels.clone()?;
-        let ended = ended_name(&self.parts.instance, &labels.inventory, labels.job);
         Some(Rescued {
             job: labels.job,
-            holds: container.name != ended,
+            holds: !self.is_aside(container),
             deployment_id: labels.deployment_id,
             inventory: labels.inventory,
             action: labels.action,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::Dispatcher;
 use super::launch::Launched;
-use crate::engine::{EngineError, Rest, container_name, ended_name};
+use crate::engine::{EngineError, Rest, container_name, ended_name, unproven_name};
 use crate::model::ids::JobId;
 use crate::model::job::{Intent, Outcome, Record};
 use crate::model::lock::Held;
@@ -49,9 +49,20 @@ pub(super) enum Trouble {
     },
 }
 
+/// Where a supervisor begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// The lock has just been given, and nothing was tried yet.
+    Fresh,
+    /// Somebody may have tried something before.
+    Adopted,
+    /// The container has ended and was moved aside: nobody waits for the job, whose end is to be read and recorded once more.
+    Aftermath,
+}
+
 impl Dispatcher {
-    /// Starts the task that carries a job to its end. `fresh`: the lock has just been given, and nothing was tried yet.
-    pub(super) fn supervise(self: &Arc<Self>, held: Held, fresh: bool) {
+    /// Starts the task that carries a job to its end.
+    pub(super) fn supervise(self: &Arc<Self>, held: Held, start: Start) {
         match self.supervised().entry(held.job()) {
             Entry::Vacant(place) => place.insert(None),
             // Its lease is out of date; once it has noticed, this one goes on.
@@ -61,10 +72,17 @@ impl Dispatcher {
         self.tasks.spawn(async move {
             let job = held.job();
             let listed = Listed { dispatcher: &this, job };
-            let next = this.stop.run_until_cancelled(this.carry(&held, fresh)).await.flatten();
+            let carrying = async {
+                let _turn = match start {
+                    Start::Aftermath => this.aftermath.acquire().await.ok(),
+                    Start::Fresh | Start::Adopted => None,
+                };
+                this.carry(&held, start == Start::Fresh).await
+            };
+            let next = this.stop.run_until_cancelled(carrying).await.flatten();
             drop(listed);
             if let Some(next) = next {
-                this.supervise(next, true);
+                this.supervise(next, Start::Fresh);
             }
         });
     }
@@ -233,11 +251,13 @@ impl Dispatcher {
         let name = container_name(&self.parts.instance, &record.inventory);
         let Some(found) = self.parts.engine.inspect(&name).await? else {
             // Redis may be older than its end.
-            let ended = ended_name(&self.parts.instance, &record.inventory, record.id);
-            return Ok(match self.parts.engine.inspect(&ended).await? {
-                Some(found) => Evidence::Own { container: found.container, phase: found.phase },
-                None => Evidence::Absent,
-            });
+            for name in [ended_name, unproven_name] {
+                let aside = name(&self.parts.instance, &record.inventory, record.id);
+                if let Some(found) = self.parts.engine.inspect(&aside).await? {
+                    return Ok(Evidence::Own { container: found.container, phase: found.phase });
+                }
+            }
+            return Ok(Evidence::Absent);
         };
         let Some(labels) = found.labels else {
             tracing::error!(container = %found.container, name, "a container that is not Lockstep's bears an inventory's name; remove it");
@@ -295,8 +315,8 @@ impl Dispatcher {
         reason: Option<&str>,
     ) -> Result<Option<Held>, Trouble> {
         if let Some(container) = &record.container {
-            let name = ended_name(&self.parts.instance, &record.inventory, record.id);
-            self.parts.engine.rename(container, &name).await?;
+            let name = if reason == Some(UNSEEN_END) { unproven_name } else { ended_name };
+            self.parts.engine.rename(container, &name(&self.parts.instance, &record.inventory, record.id)).await?;
         }
         self.complete_output(held, record).await?;
         let next = self.parts.store.finish(held, outcome, reason).await?;
@@ -364,7 +384,7 @@ impl Drop for Listed<'_> {
         let successor = self.dispatcher.supervised().remove(&self.job).flatten();
         // Something was tried before: it has to look.
         if let Some(held) = successor {
-            self.dispatcher.supervise(held, false);
+            self.dispatcher.supervise(held, Start::Adopted);
         }
     }
 }

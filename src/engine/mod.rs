@@ -150,6 +150,11 @@ pub fn ended_name(instance: &Instance, inventory: &Inventory, job: JobId) -> Str
     format!("{}-{job}", container_name(instance, inventory))
 }
 
+/// The same for one whose exit code is not to be believed: its name says so to whoever has to judge it anew.
+pub fn unproven_name(instance: &Instance, inventory: &Inventory, job: JobId) -> String {
+    format!("{}-unproven", ended_name(instance, inventory, job))
+}
+
 /// A container to be made.
 #[derive(Debug, Clone)]
 pub struct Spec {

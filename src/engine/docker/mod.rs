@@ -294,26 +294,29 @@ impl Engine for Docker {
     async fn vouches(&self, container: &str) -> Result<bool> {
         const DOING: &str = "ask whether it has seen the container end";
         const KEPT: usize = 256;
+        // Each event since `now` has pushed out an older one: all that are kept are counted only if the newest ones are too.
+        const AHEAD: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
         let client = self.client(DOING)?;
-        // By its own clock: a question that reaches into the future is held open.
+        // By its own clock: a question that reaches into the future is held open until then.
         let info = self.ask(QUESTION, client.info()).await.map_err(|failure| failure.sort(DOING, container))?;
         let now = info.system_time.and_then(|time| time.parse::<jiff::Timestamp>().ok());
         let now = now.ok_or(EngineError::NotReached { doing: DOING, cause: "it told no time".to_owned() })?;
-        let now = format!("{}.{:09}", now.as_second(), now.subsec_nanosecond());
-        let events = async |filters: HashMap<String, Vec<String>>| {
-            let query = options::EventsOptionsBuilder::new().since("0").until(&now).filters(&filters).build();
+        let events = async |filters: HashMap<String, Vec<String>>, ahead: jiff::SignedDuration| {
+            let until = now.saturating_add(ahead).unwrap_or(now);
+            let until = format!("{}.{:09}", until.as_second(), until.subsec_nanosecond());
+            let query = options::EventsOptionsBuilder::new().since("0").until(&until).filters(&filters).build();
             let kept = client.events(Some(query)).try_fold(0, async |count, _| Ok(count + 1_usize));
             self.ask(QUESTION, kept).await.map_err(|failure| failure.sort(DOING, container))
         };
         let end =
             [("container", container), ("event", "die")].map(|(name, value)| (name.to_owned(), vec![value.to_owned()]));
-        if events(end.into()).await? > 0 {
+        if events(end.into(), jiff::SignedDuration::ZERO).await? > 0 {
             return Ok(true);
         }
         let version = self.ask(QUESTION, client.version()).await.map_err(|failure| failure.sort(DOING, container))?;
         let told = version.api_version.unwrap_or_default();
         let minor = told.strip_prefix("1.").and_then(|minor| minor.parse::<u32>().ok());
-        Ok(minor.is_none_or(|minor| minor >= 42) || events(HashMap::new()).await? >= KEPT)
+        Ok(minor.is_none_or(|minor| minor >= 42) || events(HashMap::new(), AHEAD).await? >= KEPT)
     }
 
     async fn follow(&self, container: &str) -> Result<Output> {
