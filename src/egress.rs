@@ -8,6 +8,7 @@
 //! [`Egress::check`] must be asked before each call. Redirects are not followed and proxies not used, since both would go elsewhere.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -22,10 +23,11 @@ const METADATA: [IpAddr; 3] = [
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
 ];
 
-/// Which addresses may be called.
+/// Which addresses may be called, and whose certificates are trusted there.
 #[derive(Debug, Clone)]
 pub struct Egress {
     allow: Arc<[IpNetwork]>,
+    trusted: Vec<reqwest::Certificate>,
 }
 
 /// An address that may not be called.
@@ -36,7 +38,21 @@ pub struct Refused(pub String);
 impl Egress {
     /// `allow`: networks that may be called although they would be refused.
     pub fn new(allow: &[IpNetwork]) -> Self {
-        Self { allow: allow.into() }
+        Self { allow: allow.into(), trusted: Vec::new() }
+    }
+
+    /// Trusts the certificates of a PEM file (`egress.ca`) beside the system's.
+    ///
+    /// # Errors
+    /// When that file cannot be used.
+    pub fn trusting(mut self, ca: &Path) -> Result<Self, String> {
+        let shown = ca.display();
+        let pem = std::fs::read(ca).map_err(|error| format!("egress.ca ({shown}) cannot be read: {error}"))?;
+        self.trusted = reqwest::Certificate::from_pem_bundle(&pem).unwrap_or_default();
+        if self.trusted.is_empty() {
+            return Err(format!("egress.ca ({shown}) holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)"));
+        }
+        Ok(self)
     }
 
     /// Whether this machine itself may be called, so that TLS may be done without.
@@ -56,13 +72,37 @@ impl Egress {
     }
 
     /// A client that calls only what is allowed, for URLs that were checked.
-    pub fn guard(&self, builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
-        builder.redirect(reqwest::redirect::Policy::none()).no_proxy().dns_resolver(Arc::new(self.clone()))
+    ///
+    /// # Errors
+    /// When TLS cannot be set up: a machine without certificates needs some only when it calls somebody.
+    pub fn client(&self, builder: reqwest::ClientBuilder) -> Result<reqwest::Client, String> {
+        let builder = builder
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .dns_resolver(Arc::new(self.clone()))
+            .user_agent(concat!("lockstep/", env!("CARGO_PKG_VERSION")));
+        let builder = match self.trusted.as_slice() {
+            [] => builder,
+            trusted => builder.tls_certs_merge(trusted.iter().cloned()),
+        };
+        builder.build().map_err(|error| format!("TLS cannot be set up: {}", why(&error)))
     }
 
     fn allows(&self, address: IpAddr) -> bool {
         !within_reach_of_this_machine_alone(address) || self.allow.iter().any(|network| network.contains(address))
     }
+}
+
+/// Why a call came to nothing, with all causes; the address is left out.
+pub fn why(error: &reqwest::Error) -> String {
+    let mut text = if error.is_timeout() { "no answer in time" } else { "not reached" }.to_owned();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }
 
 impl Resolve for Egress {
@@ -171,12 +211,8 @@ mod tests {
         let found = look(egress(&["127.0.0.0/8"]), "localhost").await.expect("addresses");
         assert!(!found.is_empty() && found.iter().all(|found| found.is_ipv4()), "{found:?}");
         // The client asks it too.
-        let client = egress(&[]).guard(reqwest::Client::builder()).build().expect("a client");
+        let client = egress(&[]).client(reqwest::Client::builder()).expect("a client");
         let error = client.get("http://localhost:1/").send().await.expect_err("refused");
-        let mut cause: &dyn std::error::Error = &error;
-        while let Some(next) = cause.source() {
-            cause = next;
-        }
-        assert!(cause.to_string().contains("egress.allow"), "{cause}");
+        assert!(why(&error).contains("egress.allow"), "{error:?}");
     }
 }

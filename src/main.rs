@@ -21,6 +21,7 @@ use lockstep::metrics::Metrics;
 use lockstep::oidc::{Oidc, Pace};
 use lockstep::pepper::Pepper;
 use lockstep::store::Store;
+use lockstep::webhooks::{self, Webhooks};
 use lockstep::{clock, shutdown, telemetry};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -275,7 +276,12 @@ async fn run(
         .map_err(|error| error.to_string())?;
     let engine = Docker::connect(config.engine_host.as_deref()).map_err(|error| error.to_string())?;
     let pepper = Pepper::new(&config.auth.pepper);
-    let oidc = Oidc::new(config.oidc_ca.as_deref(), Egress::new(&config.egress_allow), Pace::default())?;
+    let egress = Egress::new(&config.egress_allow);
+    let egress = match &config.egress_ca {
+        Some(ca) => egress.trusting(ca)?,
+        None => egress,
+    };
+    let oidc = Oidc::new(egress.clone(), Pace::default());
     let listening = handover::listen(inherited, config.listen, config.handover, &config.instance).await;
     let Listening { listener, succession } = listening.map_err(|error| error.to_string())?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
@@ -300,7 +306,8 @@ async fn run(
         feed_at_start: config.feed_at_start,
         metrics: metrics.clone(),
     });
-    let api = Api::new(dispatcher.clone(), &config.auth, oidc, config.final_status, metrics, stop.clone());
+    let api =
+        Api::new(dispatcher.clone(), &config.auth, oidc, egress.clone(), config.final_status, metrics, stop.clone());
     tracing::info!(listen = %address, dispatcher = name, version = env!("CARGO_PKG_VERSION"), "serving");
     // The listener ends first, then what its handlers have begun, then the dispatcher: each needs the next.
     let dispatcher_stop = CancellationToken::new();
@@ -316,6 +323,13 @@ async fn run(
         let (dispatcher, stop) = (dispatcher.clone(), stop.clone());
         async move {
             succession.carry_out(dispatcher.ready(), || dispatcher.wake(), open, stop).await;
+            Ok(())
+        }
+    });
+    background.spawn({
+        let (sending, stop) = (Webhooks::new(dispatcher.clone(), egress, webhooks::Pace::default()), stop.clone());
+        async move {
+            sending.run(stop).await;
             Ok(())
         }
     });

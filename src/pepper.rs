@@ -2,19 +2,21 @@
 //!
 //! * hashes of deployment secrets and of tokens (HMAC-SHA-256), so that a copy of Redis opens nothing,
 //! * the token of a job, which follows from its id and so need not be stored,
-//! * the seal (AES-256-GCM, the job's id as additional data) around a job's variables and the values to be masked.
+//! * the seal (AES-256-GCM, with what it belongs to as additional data) around a job's variables and the values to be masked, and around
+//!   the secrets of webhooks.
 //!
 //! Each use has a key of its own, derived from the pepper, so that a result of one can't be passed off as another's.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::{constant_time, hmac};
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::clock;
 use crate::model::app::Secret;
-use crate::model::ids::{DeploymentId, JobId};
+use crate::model::ids::{DeploymentId, JobId, Word};
 
 /// The shortest pepper that is taken, in bytes.
 pub const PEPPER_MIN: usize = 16;
@@ -106,24 +108,56 @@ impl Pepper {
 
     /// Seals a job's secrets.
     pub fn seal(&self, job: JobId, secrets: &JobSecrets) -> Vec<u8> {
-        let mut text = serde_json::to_vec(secrets).expect("strings and JSON values can be written as JSON");
+        let text = serde_json::to_vec(secrets).expect("strings and JSON values can be written as JSON");
+        self.seal_text(job.to_string(), text)
+    }
+
+    /// Opens the seal; none when it is another job's, was made with another pepper, or is damaged.
+    pub fn open(&self, job: JobId, sealed: &[u8]) -> Option<JobSecrets> {
+        serde_json::from_slice(&self.open_text(job.to_string(), sealed)?).ok()
+    }
+
+    /// Seals the secret of a webhook.
+    pub fn seal_webhook(&self, name: &Word, secret: &Secret) -> Vec<u8> {
+        self.seal_text(of_webhook(name), secret.expose().as_bytes().to_vec())
+    }
+
+    /// Opens the seal; none when it is another webhook's, was made with another pepper, or is damaged.
+    pub fn open_webhook(&self, name: &Word, sealed: &[u8]) -> Option<Secret> {
+        String::from_utf8(self.open_text(of_webhook(name), sealed)?).ok().map(Secret::new)
+    }
+
+    fn seal_text(&self, belongs_to: String, mut text: Vec<u8>) -> Vec<u8> {
         let nonce = self
             .seal
-            .seal_in_place_append_tag(Aad::from(job.to_string()), &mut text)
+            .seal_in_place_append_tag(Aad::from(belongs_to), &mut text)
             .expect("AES-256-GCM takes a text of this size");
         let mut sealed = nonce.as_ref().to_vec();
         sealed.append(&mut text);
         sealed
     }
 
-    /// Opens the seal; none when it is another job's, was made with another pepper, or is damaged.
-    pub fn open(&self, job: JobId, sealed: &[u8]) -> Option<JobSecrets> {
+    fn open_text(&self, belongs_to: String, sealed: &[u8]) -> Option<Vec<u8>> {
         let (nonce, rest) = sealed.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut text = rest.to_vec();
-        let text = self.seal.open_in_place(nonce, Aad::from(job.to_string()), &mut text).ok()?;
-        serde_json::from_slice(text).ok()
+        Some(self.seal.open_in_place(nonce, Aad::from(belongs_to), &mut text).ok()?.to_vec())
     }
+}
+
+/// What no job's id can be.
+fn of_webhook(name: &Word) -> String {
+    format!("webhook {name}")
+}
+
+/// A token that nobody can guess, for an operator or a viewer.
+pub fn draw_token() -> Secret {
+    Secret::new(format!("lso_{}", URL_SAFE_NO_PAD.encode(clock::random::<32>())))
+}
+
+/// The key of a webhook in the form of Standard Webhooks.
+pub fn draw_webhook_secret() -> Secret {
+    Secret::new(format!("whsec_{}", STANDARD.encode(clock::random::<32>())))
 }
 
 #[cfg(test)]
@@ -169,5 +203,17 @@ mod tests {
         assert_eq!(pepper.open(JobId::new(1, 2), &sealed), None);
         assert_eq!(Pepper::new(&Secret::new("another pepper!!".into())).open(job, &sealed), None);
         assert_eq!(pepper.open(job, &sealed[..10]), None);
+    }
+
+    #[test]
+    fn a_webhooks_secret_is_its_own() {
+        let pepper = pepper();
+        let (name, other): (Word, Word) = ("a".parse().expect("a name"), "b".parse().expect("a name"));
+        let secret = draw_webhook_secret();
+        let sealed = pepper.seal_webhook(&name, &secret);
+        assert_eq!(pepper.open_webhook(&name, &sealed), Some(secret.clone()));
+        assert_eq!(pepper.open_webhook(&other, &sealed), None);
+        assert_ne!(draw_webhook_secret(), secret);
+        assert_ne!(draw_token(), draw_token());
     }
 }

@@ -5,11 +5,21 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use crate::model::event::Event;
 pub use crate::model::job::{Outcome, WhenBusy};
+pub use crate::model::token::Role;
+
+/// Milliseconds since 1970 as RFC 3339 in UTC.
+pub fn time(ms: u64) -> String {
+    let ms = i64::try_from(ms).unwrap_or(i64::MAX);
+    let at = Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX);
+    format!("{at:.3}")
+}
 
 /// Body of `POST /api/v1/apps/{deployment_id}/jobs`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -170,6 +180,23 @@ pub struct CloudEvent {
     pub data: Value,
 }
 
+impl CloudEvent {
+    /// An event. `source` names the installation, `url` is where it is reached.
+    pub fn new(event: &Event, source: &str, url: &str) -> Self {
+        let time = time(event.at.ms());
+        Self {
+            specversion: "1.0".into(),
+            id: event.at.to_string(),
+            source: source.to_owned(),
+            kind: event.kind_of_cloud_event(),
+            subject: event.about.clone(),
+            datacontenttype: "application/json".into(),
+            data: event.cd_event(source, url, &time),
+            time,
+        }
+    }
+}
+
 /// One page of jobs, newest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobPage {
@@ -270,6 +297,16 @@ pub struct UnlockRequest {
     pub engine_gone: bool,
 }
 
+/// Body of a request that may say why.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Because {
+    /// Why, for the audit log. 1 to 500 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 500, pattern = r"^[^\u0000-\u001F\u007F-\u009F]*$")]
+    pub reason: Option<String>,
+}
+
 /// Answer to `DELETE /api/v1/locks/{inventory}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Unlocked {
@@ -302,6 +339,204 @@ pub struct FreezeRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 31_622_400)]
     pub expires_in: Option<u64>,
+}
+
+/// Body of `POST /api/v1/tokens`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest {
+    /// Whose it is: the name that stands in the audit log.
+    #[schema(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    pub name: String,
+    /// What it opens.
+    pub role: Role,
+    /// Groups that its bearer belongs to, for approvals.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 32)]
+    pub groups: Vec<String>,
+    /// Seconds until it opens nothing any more; none: until it is revoked. At most ten years.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 316_224_000)]
+    pub expires_in: Option<u64>,
+    /// Why, for the audit log. 1 to 500 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 500, pattern = r"^[^\u0000-\u001F\u007F-\u009F]*$")]
+    pub reason: Option<String>,
+}
+
+/// Answer to `POST /api/v1/tokens`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TokenIssued {
+    /// The token: shown this once, and kept as a hash.
+    pub token: String,
+    /// What it opens.
+    #[serde(flatten)]
+    pub view: TokenView,
+}
+
+/// A token as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TokenView {
+    /// Whose it is.
+    pub name: String,
+    /// What it opens.
+    pub role: Role,
+    /// Groups that its bearer belongs to.
+    pub groups: Vec<String>,
+    /// When it was issued.
+    pub issued_at: String,
+    /// Who issued it.
+    pub by: String,
+    /// From then on it opens nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+}
+
+/// The tokens that were issued.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TokenList {
+    /// By name.
+    pub tokens: Vec<TokenView>,
+}
+
+/// A line of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditView {
+    /// Its place in the log.
+    #[schema(example = "1700000000000-0")]
+    pub id: String,
+    /// When.
+    pub time: String,
+    /// Who.
+    pub by: String,
+    /// Did what.
+    pub what: String,
+    /// To what.
+    pub about: String,
+    /// Why; empty where that was not said.
+    pub reason: String,
+}
+
+/// A page of the audit log, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditPage {
+    /// The lines.
+    pub lines: Vec<AuditView>,
+    /// Give this as `cursor` to get the next page; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+/// Body of `PUT /api/v1/webhooks/{name}`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookRequest {
+    /// The receiver: `https://…`.
+    #[schema(max_length = 2048)]
+    pub url: String,
+    /// Only events of this app; none: of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+    pub deployment_id: Option<String>,
+    /// Only events whose type begins with one of these; none: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 16)]
+    pub types: Vec<String>,
+    /// The key that signs: `whsec_` and 24 to 64 bytes in base64. Drawn for a new webhook, and kept for one that is there, unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    /// Begin after this event. Otherwise a new webhook begins with what happens next, and one that is there goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "1700000000000-0")]
+    pub after: Option<String>,
+    /// Why, for the audit log. 1 to 500 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 500, pattern = r"^[^\u0000-\u001F\u007F-\u009F]*$")]
+    pub reason: Option<String>,
+}
+
+/// Answer to `PUT /api/v1/webhooks/{name}`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WebhookSet {
+    /// The key that was drawn for it: shown this once, and kept encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    /// The webhook.
+    #[serde(flatten)]
+    pub view: WebhookView,
+}
+
+/// A webhook, and how far it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WebhookView {
+    /// Its name.
+    pub name: String,
+    /// The receiver.
+    pub url: String,
+    /// Only events of this app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment_id: Option<String>,
+    /// Only events whose type begins with one of these; empty: all.
+    pub types: Vec<String>,
+    /// Who has made or changed it last.
+    pub by: String,
+    /// The last event that is dealt with.
+    pub after: String,
+    /// When an event last arrived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivered_at: Option<String>,
+    /// Failures in a row; 0: all is well.
+    pub failures: u32,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_since: Option<String>,
+    /// When the next event is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_try: Option<String>,
+    /// What went wrong last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Events that were given up.
+    pub dead_letters: u64,
+}
+
+/// The webhooks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WebhookList {
+    /// By name.
+    pub webhooks: Vec<WebhookView>,
+}
+
+/// An event that a webhook has given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeadLetterView {
+    /// Which: read it at `/api/v1/events`, as long as events are kept.
+    #[schema(example = "1700000000000-0")]
+    pub event: String,
+    /// When it was given up.
+    pub given_up_at: String,
+    /// Why.
+    pub error: String,
+}
+
+/// The events that a webhook has given up, oldest first: the last 1,000.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeadLetterList {
+    /// The events.
+    pub dead_letters: Vec<DeadLetterView>,
+}
+
+/// Body of `POST /api/v1/webhooks/{name}/replay`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReplayRequest {
+    /// Go on after this event, which may lie behind what was sent; `0-0`: from the oldest that is kept.
+    #[schema(example = "1700000000000-0", pattern = r"^[0-9]{1,20}-[0-9]{1,20}$")]
+    pub after: String,
+    /// Why, for the audit log. 1 to 500 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 500, pattern = r"^[^\u0000-\u001F\u007F-\u009F]*$")]
+    pub reason: Option<String>,
 }
 
 /// An error as in RFC 9457; `type` is stable, `detail` says what to do.

@@ -10,10 +10,10 @@ use utoipa::openapi::schema::{
     AdditionalProperties, ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type,
 };
 
-use super::auth::{Feeder, Operator};
+use super::auth::{FeedReader, Feeder, Operator};
 use super::docs::{Guarded, WithBody};
 use super::error::ApiError;
-use super::extract::{FeedJson, Query};
+use super::extract::{FeedJson, Query, optional_reason};
 use super::{Api, Shared, view};
 use crate::model::app::Feed;
 use crate::store::StoredApp;
@@ -26,7 +26,10 @@ use crate::wire::{AppList, FeedTaken, Problem};
 pub(super) struct Force {
     /// Take a list that is empty, or has less than half of the apps that there are now
     #[serde(default)]
-    pub(super) force: bool,
+    force: bool,
+    /// Why, for the audit log
+    #[param(min_length = 1, max_length = 500)]
+    reason: Option<String>,
 }
 
 impl Feeder {
@@ -47,8 +50,9 @@ impl Api {
         self: &Arc<Self>,
         feeder: &Feeder,
         body: &Value,
-        force: bool,
+        Force { force, reason }: Force,
     ) -> Result<FeedTaken, ApiError> {
+        let why = optional_reason(reason.as_deref())?;
         let feed =
             Feed::check(body, &self.dispatcher.actions(), self.oidc.http_on_loopback()).map_err(ApiError::Feed)?;
         let pepper = self.dispatcher.pepper();
@@ -61,10 +65,11 @@ impl Api {
         let count = apps.len() as u64;
         let this = self.clone();
         let by = feeder.name();
+        let what = if force { "set-apps --force" } else { "set-apps" };
         let taking = async move {
             let store = this.dispatcher.store();
             // The audit log is written first: better a line about a change that was then refused than a change without a line.
-            store.audit(&by, "set-apps", &format!("{count} apps"), if force { "force" } else { "" }).await?;
+            store.audit(&by, what, &format!("{count} apps"), &why).await?;
             store.set_apps(&apps, force).await?.map_err(ApiError::Shrunken)?;
             tracing::info!(by, apps = count, "the list of apps was replaced");
             Ok(())
@@ -91,7 +96,7 @@ impl Api {
 )]
 pub(super) async fn set(
     State(api): State<Shared>,
-    Query(Force { force }): Query<Force>,
+    Query(force): Query<Force>,
     feeder: Feeder,
     FeedJson(body): FeedJson,
 ) -> Result<axum::Json<FeedTaken>, ApiError> {
@@ -104,9 +109,9 @@ pub(super) async fn set(
 #[utoipa::path(
     get, path = "/api/v1/apps", tag = "apps", operation_id = "apps",
     responses((status = 200, description = "The apps", body = AppList), Guarded),
-    security(("feed" = []), ("operator" = [])),
+    security(("feed" = []), ("operator" = []), ("viewer" = [])),
 )]
-pub(super) async fn list(State(api): State<Shared>, _: Feeder) -> Result<axum::Json<AppList>, ApiError> {
+pub(super) async fn list(State(api): State<Shared>, _: FeedReader) -> Result<axum::Json<AppList>, ApiError> {
     let apps = api.dispatcher.store().apps().await?.ok_or(ApiError::NoApps)?;
     Ok(axum::Json(AppList { apps: apps.into_iter().map(view::app).collect() }))
 }

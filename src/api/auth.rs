@@ -3,10 +3,12 @@
 //! | type | opened by | may |
 //! |---|---|---|
 //! | [`App`] | Basic: deployment id and secret. Bearer: an ID token of a CI that the app's rules fit | its own jobs |
-//! | [`Operator`] | Bearer: an operator's token | everything |
-//! | [`Caller`] | either of these | what they may |
+//! | [`Operator`] | Bearer: a token with the role operator | everything |
+//! | [`Viewer`] | Bearer: a token with any role | see everything |
+//! | [`Caller`] | an app, an operator or a viewer | what they may |
 //! | [`Claim`] | nothing yet: a token of this installation's own is checked, an app's secret or an ID token is to be checked by what is read with the job | nothing |
 //! | [`AtApp`] | as a caller, of the app that the path names | what that caller may |
+//! | [`FeedReader`] | a [`Feeder`], or a viewer | read the list of apps |
 //! | [`Feeder`] | an operator, the feed's token, a live feed job's token; in the seed's endpoints also a peer by its network | read and replace the list of apps |
 //! | [`Reporter`] | the token of a job | report on that job |
 //!
@@ -31,6 +33,7 @@ use crate::clock;
 use crate::model::app::{self, FEED_ACTION, Secret};
 use crate::model::ids::{DeploymentId, Inventory, JobId, Word};
 use crate::model::oidc;
+use crate::model::token::{Grant, Role};
 use crate::oidc::{Refusal, Token, is_token};
 use crate::store::Door;
 
@@ -150,10 +153,13 @@ impl Api {
     }
 
     async fn open_token(&self, token: &Secret, from: IpAddr, wanted: Wanted) -> Result<Holder, ApiError> {
-        if let Some(seconds) = self.dispatcher.store().barred(from).await? {
+        let pepper = self.dispatcher.pepper();
+        let hash = pepper.token_hash(token.expose());
+        let (grant, barred) = self.dispatcher.store().token(&hash, from).await?;
+        if let Some(seconds) = barred {
             return Err(ApiError::Barred(seconds));
         }
-        match self.tokens.holder(token.expose(), self.dispatcher.pepper()) {
+        match self.tokens.holder(token.expose(), &hash, pepper).or(grant.map(Holder::Person)) {
             Some(holder) => Ok(holder),
             None => Err(self.failed("", from, wanted).await),
         }
@@ -187,6 +193,9 @@ enum Target<'a> {
     Job,
 }
 
+/// Why a viewer is turned away.
+const VIEWS: &str = "This token's role is viewer: it sees everything and changes nothing.";
+
 /// Whoever is responsible for the whole installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Operator(pub(super) Word);
@@ -195,35 +204,56 @@ impl FromRequestParts<Shared> for Operator {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {
-        let from = peer(parts)?;
-        match given(&parts.headers) {
-            Given::Nothing => Err(ApiError::Unauthorized(Wanted::Operator)),
-            Given::Unreadable => Err(api.failed("", from, Wanted::Operator).await),
-            Given::Basic(id, secret) => {
-                Err(api.turn_away(id, &secret, from, Wanted::Operator, "This needs an operator's token.").await)
-            }
-            Given::Bearer(token) => match api.open_token(&token, from, Wanted::Operator).await? {
-                Holder::Operator(name) => Ok(Self(name)),
-                Holder::Feed | Holder::Job(_) => Err(ApiError::Forbidden("This needs an operator's token.")),
-            },
+        let Grant { name, role, .. } = person(parts, api).await?;
+        match role {
+            Role::Operator => Ok(Self(name)),
+            Role::Viewer => Err(ApiError::Forbidden(VIEWS)),
         }
     }
 }
 
-/// An app or an operator.
+/// Whoever may see the whole installation: a viewer, or an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Viewer(pub(super) Word);
+
+impl FromRequestParts<Shared> for Viewer {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {
+        Ok(Self(person(parts, api).await?.name))
+    }
+}
+
+/// Whose token a request brings.
+async fn person(parts: &Parts, api: &Api) -> Result<Grant, ApiError> {
+    const WHY: &str = "This needs an operator's token.";
+    let from = peer(parts)?;
+    match given(&parts.headers) {
+        Given::Nothing => Err(ApiError::Unauthorized(Wanted::Operator)),
+        Given::Unreadable => Err(api.failed("", from, Wanted::Operator).await),
+        Given::Basic(id, secret) => Err(api.turn_away(id, &secret, from, Wanted::Operator, WHY).await),
+        Given::Bearer(token) => match api.open_token(&token, from, Wanted::Operator).await? {
+            Holder::Person(grant) => Ok(grant),
+            Holder::Feed | Holder::Job(_) => Err(ApiError::Forbidden(WHY)),
+        },
+    }
+}
+
+/// An app, an operator or a viewer.
 #[derive(Debug)]
 pub(super) enum Caller {
     App(App),
     Operator(Operator),
+    Viewer(Viewer),
 }
 
 impl Caller {
-    /// Whether a job is this caller's to read and to cancel. A job outlives its app's entry in the feed: should its id be given
+    /// Whether a job is this caller's to read, and to cancel for all but viewers. A job outlives its app's entry in the feed: should its id be given
     /// to another inventory, the job stays the operators'.
     pub(super) fn owns(&self, deployment_id: &DeploymentId, inventory: &Inventory) -> bool {
         match self {
             Self::App(own) => own.app.deployment_id == *deployment_id && own.app.inventory == *inventory,
-            Self::Operator(_) => true,
+            Self::Operator(_) | Self::Viewer(_) => true,
         }
     }
 
@@ -233,6 +263,23 @@ impl Caller {
             Self::App(App { app, token: None, .. }) => format!("app {}", app.deployment_id),
             Self::App(App { token: Some(who), .. }) => who.clone(),
             Self::Operator(Operator(name)) => format!("operator {name}"),
+            Self::Viewer(Viewer(name)) => format!("viewer {name}"),
+        }
+    }
+}
+
+impl Viewer {
+    /// The answer where something is to be changed.
+    pub(super) fn only_views(&self) -> ApiError {
+        ApiError::Forbidden(VIEWS)
+    }
+}
+
+impl From<Grant> for Caller {
+    fn from(Grant { name, role, .. }: Grant) -> Self {
+        match role {
+            Role::Operator => Self::Operator(Operator(name)),
+            Role::Viewer => Self::Viewer(Viewer(name)),
         }
     }
 }
@@ -244,7 +291,7 @@ impl Caller {
 pub(super) enum Claim {
     App { id: DeploymentId, secret: Secret, from: IpAddr },
     Token { token: Secret, from: IpAddr },
-    Operator(Operator),
+    Person(Grant),
 }
 
 impl Claim {
@@ -252,7 +299,7 @@ impl Claim {
     pub(super) fn door(&self) -> Option<(&DeploymentId, IpAddr)> {
         match self {
             Self::App { id, from, .. } => Some((id, *from)),
-            Self::Token { .. } | Self::Operator(_) => None,
+            Self::Token { .. } | Self::Person(_) => None,
         }
     }
 }
@@ -274,7 +321,7 @@ impl Api {
                 let door = self.dispatcher.store().token_door(job_of, from).await?;
                 self.check_token(door, &token, from, Target::Job).await.map(Caller::App)
             }
-            Claim::Operator(operator) => Ok(Caller::Operator(operator)),
+            Claim::Person(grant) => Ok(grant.into()),
         }
     }
 
@@ -311,7 +358,7 @@ impl FromRequestParts<Shared> for Claim {
             Given::Unreadable | Given::Basic(None, _) => Err(api.failed("", from, Wanted::AppOrOperator).await),
             Given::Bearer(token) if is_token(token.expose()) => Ok(Self::Token { token, from }),
             Given::Bearer(token) => match api.open_token(&token, from, Wanted::AppOrOperator).await? {
-                Holder::Operator(name) => Ok(Self::Operator(Operator(name))),
+                Holder::Person(grant) => Ok(Self::Person(grant)),
                 Holder::Feed => Err(ApiError::Forbidden("The feed's token opens the list of apps alone.")),
                 Holder::Job(_) => Err(ApiError::Forbidden("A job's token opens that job's progress alone.")),
             },
@@ -350,17 +397,25 @@ pub(super) enum Feeder {
     Peer(IpAddr),
 }
 
-impl Feeder {
+/// Who may read the list of apps: a [`Feeder`], or a viewer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum FeedReader {
+    Feeder(Feeder),
+    Viewer,
+}
+
+impl FeedReader {
     /// With or without the right that a peer has by its network; credentials that are given must be right in any case.
     pub(super) async fn find(parts: &Parts, api: &Api, by_network: bool) -> Result<Self, ApiError> {
         let from = peer(parts)?;
+        let feeder = |feeder| Ok(Self::Feeder(feeder));
         match given(&parts.headers) {
             Given::Nothing
                 if by_network
                     && !sent_by_a_page(&parts.headers)
                     && api.feed_networks.iter().any(|network| network.contains(from)) =>
             {
-                Ok(Self::Peer(from))
+                feeder(Feeder::Peer(from))
             }
             Given::Nothing => Err(ApiError::Unauthorized(Wanted::Feed)),
             Given::Unreadable => Err(api.failed("", from, Wanted::Feed).await),
@@ -369,10 +424,29 @@ impl Feeder {
                 Err(api.turn_away(id, &secret, from, Wanted::Feed, why).await)
             }
             Given::Bearer(token) => match api.open_token(&token, from, Wanted::Feed).await? {
-                Holder::Operator(name) => Ok(Self::Operator(Operator(name))),
-                Holder::Feed => Ok(Self::Token),
-                Holder::Job(job) => api.feeds(job).await.map(|()| Self::Job(job)),
+                Holder::Person(Grant { name, role: Role::Operator, .. }) => feeder(Feeder::Operator(Operator(name))),
+                Holder::Person(Grant { role: Role::Viewer, .. }) => Ok(Self::Viewer),
+                Holder::Feed => feeder(Feeder::Token),
+                Holder::Job(job) => api.feeds(job).await.and_then(|()| feeder(Feeder::Job(job))),
             },
+        }
+    }
+}
+
+impl FromRequestParts<Shared> for FeedReader {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {
+        Self::find(parts, api, false).await
+    }
+}
+
+impl Feeder {
+    /// As [`FeedReader::find`].
+    pub(super) async fn find(parts: &Parts, api: &Api, by_network: bool) -> Result<Self, ApiError> {
+        match FeedReader::find(parts, api, by_network).await? {
+            FeedReader::Feeder(feeder) => Ok(feeder),
+            FeedReader::Viewer => Err(ApiError::Forbidden(VIEWS)),
         }
     }
 }
@@ -402,7 +476,7 @@ impl FromRequestParts<Shared> for Reporter {
                 Holder::Job(own) if own == job => Ok(Self(job)),
                 // Another job's id is as unknown as a random one.
                 Holder::Job(_) => Err(ApiError::UnknownJob),
-                Holder::Operator(_) | Holder::Feed => {
+                Holder::Person(_) | Holder::Feed => {
                     Err(ApiError::Forbidden("Only the job itself reports its progress."))
                 }
             },

@@ -1,4 +1,4 @@
-//! Credentials as a request brings them, and the tokens that are known.
+//! Credentials as a request brings them, and the tokens that the configuration gives.
 
 use axum::http::{HeaderMap, header};
 use base64::Engine as _;
@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::config::Auth;
 use crate::model::app::Secret;
 use crate::model::ids::{DeploymentId, JobId, Word};
+use crate::model::token::{Grant, Role};
 use crate::pepper::Pepper;
 
 /// Hashes of the tokens that the configuration gives.
@@ -18,7 +19,7 @@ pub(super) struct Tokens {
 /// Whose token it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Holder {
-    Operator(Word),
+    Person(Grant),
     Feed,
     Job(JobId),
 }
@@ -32,16 +33,20 @@ impl Tokens {
         }
     }
 
-    /// Compares with every token, whichever it is.
-    pub(super) fn holder(&self, token: &str, pepper: &Pepper) -> Option<Holder> {
-        let given = pepper.token_hash(token);
+    /// Whether a name is that of an operator whom the configuration names.
+    pub(super) fn names(&self, name: &Word) -> bool {
+        self.operators.iter().any(|(operator, _)| operator == name)
+    }
+
+    /// Compares with every token, whichever it is. `given`: the token's hash.
+    pub(super) fn holder(&self, token: &str, given: &[u8], pepper: &Pepper) -> Option<Holder> {
         let mut holder = pepper.job_of_token(token).map(Holder::Job);
-        if self.feed.as_ref().is_some_and(|hash| Pepper::equal(hash, &given)) {
+        if self.feed.as_ref().is_some_and(|hash| Pepper::equal(hash, given)) {
             holder = Some(Holder::Feed);
         }
         for (name, hash) in &self.operators {
-            if Pepper::equal(hash, &given) {
-                holder = Some(Holder::Operator(name.clone()));
+            if Pepper::equal(hash, given) {
+                holder = Some(Holder::Person(Grant { name: name.clone(), role: Role::Operator, groups: vec![] }));
             }
         }
         holder
@@ -136,15 +141,17 @@ mod tests {
             &pepper,
         );
         let job = JobId::new(1, 1);
+        let bob = Grant { name: "bob".parse().expect("a name"), role: Role::Operator, groups: vec![] };
+        assert!(tokens.names(&bob.name) && !tokens.names(&"eve".parse().expect("a name")));
         for (token, holder) in [
             ("the-feed's-token", Some(Holder::Feed)),
-            ("bob's-long-token", Some(Holder::Operator("bob".parse().expect("a name")))),
+            ("bob's-long-token", Some(Holder::Person(bob))),
             (pepper.job_token(job).expose(), Some(Holder::Job(job))),
             ("", None),
             ("bob's-long-toke", None),
             (&format!("{}x", pepper.job_token(job).expose()), None),
         ] {
-            assert_eq!(tokens.holder(token, &pepper), holder, "{token}");
+            assert_eq!(tokens.holder(token, &pepper.token_hash(token), &pepper), holder, "{token}");
         }
     }
 }

@@ -26,6 +26,16 @@ pub(super) struct AppPath {
     deployment_id: String,
 }
 
+/// The name in a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "describes a parameter that `extract::Named` reads")]
+pub(super) struct NamePath {
+    /// The name
+    #[param(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", example = "chat")]
+    name: String,
+}
+
 /// The inventory in a path.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
@@ -49,6 +59,8 @@ pub(super) struct InventoryPath {
         (name = "events", description = "What has happened, in one order"),
         (name = "apps", description = "What may be deployed"),
         (name = "locks", description = "The operator's: deploy locks and freezes"),
+        (name = "webhooks", description = "Events sent to receivers, signed"),
+        (name = "tokens", description = "The operator's: who may do what, and the audit log"),
         (name = "operations", description = "Health, readiness, metrics"),
         (name = "seed", description = "The endpoints that existing clients use"),
     ),
@@ -70,7 +82,8 @@ impl Modify for Credentials {
         let token =
             token.description(Some("An ID token of a CI job (OpenID Connect) that fits the rules in the app's entry."));
         components.add_security_scheme("oidc", SecurityScheme::Http(token.build()));
-        components.add_security_scheme("operator", http(HttpAuthScheme::Bearer, "An operator's token."));
+        components.add_security_scheme("operator", http(HttpAuthScheme::Bearer, "A token with the role operator."));
+        components.add_security_scheme("viewer", http(HttpAuthScheme::Bearer, "A token with the role viewer."));
         components.add_security_scheme("feed", http(HttpAuthScheme::Bearer, "The feed's token, or a live feed job's."));
         components.add_security_scheme("job", http(HttpAuthScheme::Bearer, "The job's own token."));
     }

@@ -67,6 +67,14 @@ pub(super) enum ApiError {
     NotLocked,
     /// The inventory is not frozen.
     NotFrozen,
+    /// There is no token of that name.
+    UnknownToken,
+    /// There is a token of that name.
+    NameTaken,
+    /// There is no webhook of that name.
+    UnknownWebhook,
+    /// There are so many tokens or webhooks that no further one is taken.
+    TooMany(u64),
     /// The job is over.
     JobEnded,
     /// The inventory is taken; by this job, if the caller may know.
@@ -250,6 +258,30 @@ impl ApiError {
                 "The inventory is not frozen",
                 "There is no freeze to lift. GET /api/v1/locks shows the freezes.",
             ),
+            Self::UnknownToken => Face::new(
+                S::NOT_FOUND,
+                "unknown-token",
+                "There is no token of that name",
+                "GET /api/v1/tokens lists those that were issued. Tokens of the configuration (auth.operators) are taken back there.",
+            ),
+            Self::NameTaken => Face::new(
+                S::CONFLICT,
+                "name-taken",
+                "There is a token of that name",
+                "A name stands for one token, so that the audit log says who it was. Revoke that token first, or give another name.",
+            ),
+            Self::UnknownWebhook => Face::new(
+                S::NOT_FOUND,
+                "unknown-webhook",
+                "There is no webhook of that name",
+                "GET /api/v1/webhooks lists those that there are.",
+            ),
+            Self::TooMany(count) => Face::new(
+                S::CONFLICT,
+                "too-many",
+                "No further one is taken",
+                format!("There are {count} already. Remove those that are not used any more."),
+            ),
             Self::JobEnded => Face::new(S::CONFLICT, "job-ended", "The job is over", "Nothing can be added to a job that is over."),
             Self::Busy(job) => Face {
                 job: *job,
@@ -408,6 +440,10 @@ mod tests {
             ApiError::UnknownApp,
             ApiError::NotLocked,
             ApiError::NotFrozen,
+            ApiError::UnknownToken,
+            ApiError::NameTaken,
+            ApiError::UnknownWebhook,
+            ApiError::TooMany(100),
             ApiError::JobEnded,
             ApiError::Busy(Some(job)),
             ApiError::Frozen(freeze),
@@ -452,6 +488,10 @@ mod tests {
         404 unknown-app
         404 not-locked
         404 not-frozen
+        404 unknown-token
+        409 name-taken
+        404 unknown-webhook
+        409 too-many
         409 job-ended
         409 busy refusal
         409 frozen refusal

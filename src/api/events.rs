@@ -69,7 +69,7 @@ pub(super) struct Begin {
         (status = 416, description = "The offset lies beyond the end of a job that is over", body = Problem, content_type = "application/problem+json"),
         Guarded, OfJob,
     ),
-    security(("app" = []), ("oidc" = []), ("operator" = [])),
+    security(("app" = []), ("oidc" = []), ("operator" = []), ("viewer" = [])),
 )]
 pub(super) async fn events(
     State(api): State<Shared>,

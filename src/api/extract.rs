@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::Shared;
 use super::error::ApiError;
-use crate::model::ids::{DeploymentId, Inventory, JobId, NameError};
+use crate::model::ids::{DeploymentId, Inventory, JobId, NameError, Word};
 
 /// The most bytes that a body may have where nothing else is said.
 pub(super) const BODY_MAX: usize = 64 * 1024;
@@ -210,6 +210,13 @@ impl PathName for DeploymentId {
     }
 }
 
+impl PathName for Word {
+    const NAME: &'static str = "name";
+    fn read(text: String) -> Result<Self, NameError> {
+        text.try_into()
+    }
+}
+
 impl PathName for Inventory {
     const NAME: &'static str = "inventory";
     fn read(text: String) -> Result<Self, NameError> {
@@ -239,6 +246,11 @@ pub(super) fn reason(text: &str) -> Result<&str, ApiError> {
         return Err(ApiError::Invalid("reason must have 1 to 500 characters, none of them a control character".into()));
     }
     Ok(text)
+}
+
+/// A reason that may be left out.
+pub(super) fn optional_reason(text: Option<&str>) -> Result<String, ApiError> {
+    text.map_or(Ok(String::new()), |text| reason(text).map(str::to_owned))
 }
 
 #[cfg(test)]

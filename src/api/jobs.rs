@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::auth::{AtApp, Caller, Claim, Operator, Reporter, peer};
 use super::docs::{AppPath, Guarded, JobPath, OfJob, WithBody};
 use super::error::ApiError;
-use super::extract::{Json, Named, OptionalJson};
+use super::extract::{Json, Named, OptionalJson, optional_reason};
 use super::problem::answer;
 use super::{Api, Shared, view};
 use crate::clock;
@@ -19,7 +19,7 @@ use crate::model::app;
 use crate::model::ids::{DeploymentId, JobId};
 use crate::model::mask::Masker;
 use crate::store::JobView;
-use crate::wire::{self, Job, JobRequest, Problem, Progress};
+use crate::wire::{self, Because, Job, JobRequest, Problem, Progress};
 
 /// The longest `Idempotency-Key`, in characters.
 const KEY_MAX: usize = 255;
@@ -52,7 +52,12 @@ pub(super) async fn submit(
     let (app, secret) = match &caller {
         Caller::App(own) if own.app.deployment_id == deployment_id => (own.app.clone(), own.secret.clone()),
         Caller::App(_) => return Err(ApiError::Forbidden("These are the credentials of another app.")),
-        Caller::Operator(_) => (api.app(&deployment_id, &ask).await?, None),
+        Caller::Operator(Operator(name)) => {
+            let app = api.app(&deployment_id, &ask).await?;
+            api.dispatcher.store().audit(name.as_str(), "deploy", deployment_id.as_str(), "").await?;
+            (app, None)
+        }
+        Caller::Viewer(viewer) => return Err(viewer.only_views()),
     };
     let request = Request {
         app: app.clone(),
@@ -168,7 +173,7 @@ impl Api {
     get, path = "/api/v1/jobs/{job_id}", tag = "jobs", operation_id = "job",
     params(JobPath),
     responses((status = 200, description = "The job", body = Job), Guarded, OfJob),
-    security(("app" = []), ("oidc" = []), ("operator" = [])),
+    security(("app" = []), ("oidc" = []), ("operator" = []), ("viewer" = [])),
 )]
 pub(super) async fn job(
     State(api): State<Shared>,
@@ -186,20 +191,27 @@ pub(super) async fn job(
 #[utoipa::path(
     post, path = "/api/v1/jobs/{job_id}/cancel", tag = "jobs", operation_id = "cancel",
     params(JobPath),
-    responses((status = 202, description = "Recorded; the job as it is now", body = Job), Guarded, OfJob),
+    request_body(content = Option<Because>, description = "May be left out; the reason stands in the audit log, where an operator cancels"),
+    responses((status = 202, description = "Recorded; the job as it is now", body = Job), Guarded, OfJob, WithBody),
     security(("app" = []), ("oidc" = []), ("operator" = [])),
 )]
 pub(super) async fn cancel(
     State(api): State<Shared>,
     Named(job): Named<JobId>,
     claim: Claim,
+    OptionalJson(Because { reason: why }): OptionalJson<Because>,
 ) -> Result<(StatusCode, axum::Json<Job>), ApiError> {
     let (caller, _) = api.job_of(claim, job).await?;
+    let why = optional_reason(why.as_deref())?;
     let this = api.clone();
     let by = caller.name();
     let canceling = async move {
-        if let Caller::Operator(Operator(name)) = &caller {
-            this.dispatcher.store().audit(name.as_str(), "cancel", &job.to_string(), "").await?;
+        match &caller {
+            Caller::Operator(Operator(name)) => {
+                this.dispatcher.store().audit(name.as_str(), "cancel", &job.to_string(), &why).await?;
+            }
+            Caller::Viewer(viewer) => return Err(viewer.only_views()),
+            Caller::App(_) => {}
         }
         this.dispatcher.cancel(job, &by).await.map_err(ApiError::from)?;
         let (found, _) = this.dispatcher.store().job(job, None).await?;

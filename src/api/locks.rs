@@ -6,14 +6,14 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::auth::Operator;
+use super::auth::{Operator, Viewer};
 use super::docs::{Guarded, InventoryPath, WithBody};
 use super::error::ApiError;
-use super::extract::{Json, Named, reason};
+use super::extract::{Json, Named, OptionalJson, optional_reason, reason};
 use super::{Shared, view};
 use crate::dispatch::Refusal;
 use crate::model::ids::Inventory;
-use crate::wire::{FreezeRequest, FreezeView, LockList, Problem, UnlockRequest, Unlocked};
+use crate::wire::{Because, FreezeRequest, FreezeView, LockList, Problem, UnlockRequest, Unlocked};
 
 /// The longest freeze that ends by itself, in seconds.
 const FREEZE_MAX: u64 = 366 * 24 * 3600;
@@ -22,9 +22,9 @@ const FREEZE_MAX: u64 = 366 * 24 * 3600;
 #[utoipa::path(
     get, path = "/api/v1/locks", tag = "locks", operation_id = "locks",
     responses((status = 200, description = "Locks, queues and freezes in force, by inventory", body = LockList), Guarded),
-    security(("operator" = [])),
+    security(("operator" = []), ("viewer" = [])),
 )]
-pub(super) async fn list(State(api): State<Shared>, _: Operator) -> Result<axum::Json<LockList>, ApiError> {
+pub(super) async fn list(State(api): State<Shared>, _: Viewer) -> Result<axum::Json<LockList>, ApiError> {
     let (locks, now) = api.dispatcher.store().locks().await?;
     Ok(axum::Json(LockList { locks: locks.into_iter().map(|lock| view::lock(lock, now)).collect() }))
 }
@@ -105,10 +105,11 @@ pub(super) async fn freeze(
 #[utoipa::path(
     delete, path = "/api/v1/freezes/{inventory}", tag = "locks", operation_id = "unfreeze",
     params(InventoryPath),
+    request_body(content = Option<Because>, description = "May be left out"),
     responses(
         (status = 204, description = "Lifted"),
         (status = 404, description = "It is not frozen", body = Problem, content_type = "application/problem+json"),
-        Guarded,
+        Guarded, WithBody,
     ),
     security(("operator" = [])),
 )]
@@ -116,10 +117,12 @@ pub(super) async fn unfreeze(
     State(api): State<Shared>,
     Named(inventory): Named<Inventory>,
     Operator(by): Operator,
+    OptionalJson(Because { reason: why }): OptionalJson<Because>,
 ) -> Result<StatusCode, ApiError> {
+    let why = optional_reason(why.as_deref())?;
     let dispatcher = api.dispatcher.clone();
     let lifting = async move {
-        dispatcher.store().audit(by.as_str(), "unfreeze", inventory.as_str(), "").await?;
+        dispatcher.store().audit(by.as_str(), "unfreeze", inventory.as_str(), &why).await?;
         if !dispatcher.store().unfreeze(&inventory).await? {
             return Err(ApiError::NotFrozen);
         }

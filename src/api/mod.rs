@@ -11,6 +11,7 @@
 //! * The router is the source of the OpenAPI document. An answer that it does not name is a fault.
 
 mod apps;
+mod audit;
 mod auth;
 mod credentials;
 mod docs;
@@ -29,7 +30,9 @@ mod seed;
 pub mod serve;
 mod stream;
 pub mod tls;
+mod tokens;
 mod view;
+mod webhooks;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -48,6 +51,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::config::{Auth, FinalStatus, IpNetwork};
 use crate::dispatch::Dispatcher;
+use crate::egress::Egress;
 use crate::metrics::Metrics;
 use crate::oidc::Oidc;
 
@@ -60,6 +64,7 @@ pub struct Api {
     dispatcher: Arc<Dispatcher>,
     tokens: credentials::Tokens,
     oidc: Oidc,
+    egress: Egress,
     feed_networks: Vec<IpNetwork>,
     final_status: FinalStatus,
     metrics: Arc<Metrics>,
@@ -77,6 +82,7 @@ impl Api {
         dispatcher: Arc<Dispatcher>,
         auth: &Auth,
         oidc: Oidc,
+        egress: Egress,
         final_status: FinalStatus,
         metrics: Arc<Metrics>,
         stop: CancellationToken,
@@ -84,6 +90,7 @@ impl Api {
         Arc::new(Self {
             tokens: credentials::Tokens::new(auth, dispatcher.pepper()),
             oidc,
+            egress,
             feed_networks: auth.feed_networks.clone(),
             final_status,
             requests: observe::Requests::new(&metrics),
@@ -128,6 +135,13 @@ fn v1() -> OpenApiRouter<Shared> {
         .routes(routes!(locks::list))
         .routes(routes!(locks::unlock))
         .routes(routes!(locks::freeze, locks::unfreeze))
+        .routes(routes!(webhooks::list))
+        .routes(routes!(webhooks::set, webhooks::remove))
+        .routes(routes!(webhooks::dead_letters))
+        .routes(routes!(webhooks::replay))
+        .routes(routes!(tokens::list, tokens::issue))
+        .routes(routes!(tokens::revoke))
+        .routes(routes!(audit::lines))
         .routes(routes!(ops::healthz))
         .routes(routes!(ops::readyz))
         .routes(routes!(ops::metrics))

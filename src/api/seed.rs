@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::Shared;
 use super::apps::Force;
-use super::auth::{Feeder, peer};
+use super::auth::{FeedReader, Feeder, peer};
 use super::docs::SeedTrouble;
 use super::error::{ApiError, Wanted};
 use super::extract::{self, BODY_MAX, FEED_MAX};
@@ -171,11 +171,12 @@ pub(super) async fn app_deploy(State(api): State<Shared>, request: Request) -> R
 pub(super) async fn set_available_apps(State(api): State<Shared>, request: Request) -> Result<Response, SeedError> {
     let (parts, body) = request.into_parts();
     let asked = async {
-        let force = axum::extract::Query::<Force>::try_from_uri(&parts.uri)
-            .map_err(|_| ApiError::Invalid("The query may hold force=true or force=false, nothing else".into()))?;
+        let force = axum::extract::Query::<Force>::try_from_uri(&parts.uri).map_err(|_| {
+            ApiError::Invalid("The query may hold force=true or force=false, and reason, nothing else".into())
+        })?;
         let feeder = Feeder::find(&parts, &api, true).await?;
         let body = extract::body(&parts.headers, body, FEED_MAX).await?;
-        api.take_feed(&feeder, &extract::parse(&body)?, force.0.force).await
+        api.take_feed(&feeder, &extract::parse(&body)?, force.0).await
     };
     let taken = asked.await.map_err(SeedError::plain)?;
     Ok(ok(&Taken { status: "ok", warnings: taken.warnings }, 64))
@@ -192,7 +193,7 @@ pub(super) async fn set_available_apps(State(api): State<Shared>, request: Reque
 pub(super) async fn get_available_apps(State(api): State<Shared>, request: Request) -> Result<Response, SeedError> {
     let (parts, _) = request.into_parts();
     let asked = async {
-        Feeder::find(&parts, &api, true).await?;
+        FeedReader::find(&parts, &api, true).await?;
         api.dispatcher.store().apps().await?.ok_or(ApiError::NoApps)
     };
     let apps = asked.await.map_err(SeedError::plain)?;

@@ -19,12 +19,12 @@ use serde_json::Map;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::Shared;
 use super::auth::{Caller, Claim};
 use super::docs::Guarded;
 use super::error::ApiError;
 use super::events::{LOOK_AGAIN, TRY_AGAIN, event, serve};
 use super::extract::Query;
-use super::{Shared, view};
 use crate::model::event::{Cursor, Event};
 use crate::model::ids::DeploymentId;
 use crate::store::{Events, StoreError};
@@ -84,7 +84,7 @@ pub(super) struct Which {
         )),
         Guarded,
     ),
-    security(("app" = []), ("oidc" = []), ("operator" = [])),
+    security(("app" = []), ("oidc" = []), ("operator" = []), ("viewer" = [])),
 )]
 pub(super) async fn events(
     State(api): State<Shared>,
@@ -147,11 +147,11 @@ struct Reader {
 }
 
 impl Reader {
-    /// Whether an event is for this reader. What concerns no app is the operators'.
+    /// Whether an event is for this reader. What concerns no app is the operators' and viewers'.
     fn sees(&self, event: &Event) -> bool {
         let of_app = match (&event.deployment_id, &event.inventory) {
             (Some(app), Some(inventory)) => self.caller.owns(app, inventory),
-            _ => matches!(self.caller, Caller::Operator(_)),
+            _ => matches!(self.caller, Caller::Operator(_) | Caller::Viewer(_)),
         };
         of_app && self.only.as_ref().is_none_or(|only| event.deployment_id.as_ref() == Some(only))
     }
@@ -170,7 +170,7 @@ impl Reader {
             looked_at += count;
             for event in &events {
                 if self.sees(event) {
-                    found.push(view::event(event, &source, url));
+                    found.push(CloudEvent::new(event, &source, url));
                 }
                 self.at = event.at;
                 if found.len() == limit {

@@ -1,19 +1,10 @@
 //! From what is stored to what is shown.
 
-use jiff::Timestamp;
-
 use crate::model::app::App;
-use crate::model::event::Event;
 use crate::model::job::{Record, State};
-use crate::store::{Freeze, JobView, LockState, StoredApp};
+use crate::store::{AuditLine, DeadLetter, Freeze, JobView, LockState, StoredApp, StoredToken, StoredWebhook};
 use crate::wire;
-
-/// Milliseconds since 1970 as RFC 3339 in UTC.
-pub(super) fn time(ms: u64) -> String {
-    let ms = i64::try_from(ms).unwrap_or(i64::MAX);
-    let at = Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX);
-    format!("{at:.3}")
-}
+pub(super) use crate::wire::time;
 
 /// Where a job is, without how it ended.
 pub(super) fn state(state: State) -> wire::JobState {
@@ -70,21 +61,6 @@ pub(super) fn job(view: JobView) -> wire::Job {
     }
 }
 
-/// An event. `source` names the installation, `url` is where it is reached.
-pub(super) fn event(event: &Event, source: &str, url: &str) -> wire::CloudEvent {
-    let time = time(event.at.ms());
-    wire::CloudEvent {
-        specversion: "1.0".into(),
-        id: event.at.to_string(),
-        source: source.to_owned(),
-        kind: event.kind_of_cloud_event(),
-        subject: event.about.clone(),
-        datacontenttype: "application/json".into(),
-        data: event.cd_event(source, url, &time),
-        time,
-    }
-}
-
 /// An app, without its secret.
 pub(super) fn app(stored: StoredApp) -> wire::AppView {
     let App { deployment_id, inventory, action, vars, oidc } = stored.app;
@@ -95,6 +71,50 @@ pub(super) fn app(stored: StoredApp) -> wire::AppView {
         vars: vars.into_iter().map(|(name, rule)| (name.into(), rule)).collect(),
         oidc,
     }
+}
+
+/// A token, without what opens.
+pub(super) fn token(token: StoredToken) -> wire::TokenView {
+    wire::TokenView {
+        name: token.grant.name.into(),
+        role: token.grant.role,
+        groups: token.grant.groups.into_iter().map(Into::into).collect(),
+        issued_at: time(token.issued_ms),
+        by: token.by,
+        expires_at: token.expires_ms.map(time),
+    }
+}
+
+/// A line of the audit log.
+pub(super) fn audit(line: AuditLine) -> wire::AuditView {
+    let AuditLine { at, by, what, about, reason } = line;
+    wire::AuditView { id: at.to_string(), time: time(at.ms()), by, what, about, reason }
+}
+
+/// A webhook, without its secret.
+pub(super) fn webhook(stored: StoredWebhook) -> wire::WebhookView {
+    let StoredWebhook { webhook, by, after, streak, error, delivered_ms, dead, sealed: _ } = stored;
+    let failing = (streak.failures > 0).then_some(streak);
+    wire::WebhookView {
+        name: webhook.name.into(),
+        url: webhook.url.into(),
+        deployment_id: webhook.deployment_id.map(Into::into),
+        types: webhook.types,
+        by,
+        after: after.to_string(),
+        delivered_at: delivered_ms.map(time),
+        failures: streak.failures,
+        failing_since: failing.map(|streak| time(streak.since_ms)),
+        next_try: failing.map(|streak| time(streak.next_ms)),
+        error,
+        dead_letters: dead,
+    }
+}
+
+/// An event that was given up.
+pub(super) fn dead_letter(letter: DeadLetter) -> wire::DeadLetterView {
+    let DeadLetter { event, given_up_ms, error } = letter;
+    wire::DeadLetterView { event: event.to_string(), given_up_at: time(given_up_ms), error }
 }
 
 /// A freeze.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::model::ids::{DeploymentId, Inventory, JobId};
+use crate::model::ids::{DeploymentId, Inventory, JobId, Word};
 use crate::model::job::WhenBusy;
 
 /// How the dispatcher is reached and with which credential; taken before or after the command.
@@ -57,6 +57,14 @@ pub enum Command {
     Freeze(Freeze),
     /// Allow deployments to an inventory again.
     Unfreeze(Unfreeze),
+    /// Tokens of operators and viewers.
+    #[command(subcommand)]
+    Tokens(Tokens),
+    /// Receivers to which events are sent.
+    #[command(subcommand)]
+    Webhooks(Webhooks),
+    /// Show what operators did.
+    Audit(Audit),
 }
 
 const DEPLOY_CODES: &str = "\
@@ -135,6 +143,9 @@ pub struct Cancel {
     /// Leave once the wish is recorded; otherwise wait until the job has ended.
     #[arg(long)]
     pub no_wait: bool,
+    /// Why; recorded where an operator cancels.
+    #[arg(long, value_parser = reason)]
+    pub reason: Option<String>,
 }
 
 /// `apps`
@@ -154,6 +165,9 @@ pub struct AppsSet {
     /// Take the list even if it is empty or much shorter than the present one.
     #[arg(long)]
     pub force: bool,
+    /// Why; it is recorded.
+    #[arg(long, value_parser = reason)]
+    pub reason: Option<String>,
 }
 
 /// `apps list`
@@ -206,6 +220,131 @@ pub struct Freeze {
 pub struct Unfreeze {
     /// What to unfreeze.
     pub inventory: Inventory,
+    /// Why; it is recorded.
+    #[arg(long, value_parser = reason)]
+    pub reason: Option<String>,
+}
+
+/// `tokens`
+#[derive(Debug, Clone, Subcommand)]
+pub enum Tokens {
+    /// Issue a token, and print it: it is shown this once.
+    Issue(TokensIssue),
+    /// Show the tokens that were issued.
+    List(Listed),
+    /// Take a token back.
+    Revoke(Removed),
+}
+
+/// `tokens issue`
+#[derive(Debug, Clone, Args)]
+pub struct TokensIssue {
+    /// Whose it is: the name that stands in the audit log.
+    pub name: Word,
+    /// What it opens: a viewer sees everything and changes nothing.
+    #[arg(long, value_parser = ["viewer", "operator"])]
+    pub role: String,
+    /// A group that its bearer belongs to, for approvals; may be given several times.
+    #[arg(long = "group", value_name = "GROUP")]
+    pub groups: Vec<Word>,
+    /// How long it is good, for instance 90d; otherwise until it is revoked.
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    pub lasting: Option<Duration>,
+    /// Why; it is recorded.
+    #[arg(long, value_parser = reason)]
+    pub reason: Option<String>,
+}
+
+/// `webhooks`
+#[derive(Debug, Clone, Subcommand)]
+pub enum Webhooks {
+    /// Make a webhook or change one; the secret of a new one is printed this once.
+    Set(WebhooksSet),
+    /// Show the webhooks, and how far each one is.
+    List(Listed),
+    /// Show the events that a webhook has given up.
+    DeadLetters(WebhooksDeadLetters),
+    /// Send all events after a certain one once more.
+    Replay(WebhooksReplay),
+    /// Remove a webhook.
+    Remove(Removed),
+}
+
+/// `webhooks set`
+#[derive(Debug, Clone, Args)]
+pub struct WebhooksSet {
+    /// Its name.
+    pub name: Word,
+    /// The receiver: https://…
+    #[arg(long, value_name = "URL")]
+    pub to: String,
+    /// Only events of this app.
+    #[arg(long, value_name = "DEPLOYMENT_ID")]
+    pub app: Option<DeploymentId>,
+    /// Only events whose type begins with this; may be given several times.
+    #[arg(long = "type", value_name = "PREFIX")]
+    pub types: Vec<String>,
+    /// File with the key that signs (whsec_…), - is standard input; otherwise one is drawn for a new webhook.
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// Begin after this event; otherwise a new webhook begins with what happens next.
+    #[arg(long, value_name = "EVENT")]
+    pub after: Option<String>,
+    /// Why; it is recorded.
+    #[arg(long, value_parser = reason)]
+    pub reason: Option<String>,
+}
+
+/// `webhooks dead-letters`
+#[derive(Debug, Clone, Args)]
+pub struct WebhooksDeadLetters {
+    /// Which webhook.
+    pub name: Word,
+    /// Print the dispatcher's JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `webhooks replay`
+#[derive(Debug, Clone, Args)]
+pub struct WebhooksReplay {
+    /// Which webhook.
+    pub name: Word,
+    /// Go on after this event; 0-0: from the oldest that is kept.
+    #[arg(long, value_name = "EVENT")]
+    pub after: String,
+    /// Why; it is recorded.
+    #[arg(long, value_parser = reason)]
+    pub reason: Option<String>,
+}
+
+/// What is listed.
+#[derive(Debug, Clone, Args)]
+pub struct Listed {
+    /// Print the dispatcher's JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What is taken away.
+#[derive(Debug, Clone, Args)]
+pub struct Removed {
+    /// Its name.
+    pub name: Word,
+    /// Why; it is recorded.
+    #[arg(long, value_parser = reason)]
+    pub reason: Option<String>,
+}
+
+/// `audit`
+#[derive(Debug, Clone, Args)]
+pub struct Audit {
+    /// So many lines, the newest ones.
+    #[arg(long, short = 'n', default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub lines: u16,
+    /// Print the dispatcher's JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {
@@ -290,6 +429,12 @@ mod tests {
             "freeze a/b --reason r",
             "freeze inventory",
             "unlock inventory --reason=",
+            "tokens issue ada",
+            "tokens issue ada --role root",
+            "tokens issue a/b --role viewer",
+            "webhooks set chat",
+            "webhooks replay chat",
+            "audit -n 0",
         ] {
             assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");
         }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  args ──▶ credential, http ──▶ deploy: persist (ask, with an Idempotency-Key) ──▶ watch ──▶ recap ──▶ exit code
+//!                          ├──▶ manage: tokens, webhooks, audit                    │
 //!                          └──▶ operate: status, logs, cancel, apps, locks, …      │
 //!                                                   follow ── what is seen ────────┤
 //!                                                   signals, deadline ─────────────┘──▶ screen ── escape ──▶ terminal or log
@@ -19,6 +20,7 @@ pub mod escape;
 pub mod exit;
 pub mod follow;
 pub mod http;
+mod manage;
 mod operate;
 pub mod patience;
 mod recap;
@@ -61,9 +63,14 @@ async fn carry_out(command: Command, options: &Options, screen: &mut Screen) -> 
         Command::Status(args) => Need::Job(args.of.app.as_ref()),
         Command::Logs(args) => Need::Job(args.of.app.as_ref()),
         Command::Cancel(args) => Need::Job(args.of.app.as_ref()),
-        Command::Apps(_) | Command::Locks(_) | Command::Unlock(_) | Command::Freeze(_) | Command::Unfreeze(_) => {
-            Need::Operator
-        }
+        Command::Apps(_)
+        | Command::Locks(_)
+        | Command::Unlock(_)
+        | Command::Freeze(_)
+        | Command::Unfreeze(_)
+        | Command::Tokens(_)
+        | Command::Webhooks(_)
+        | Command::Audit(_) => Need::Operator,
     };
     let credential = Credential::choose(options, need, env)?;
     let http = Arc::new(Http::new(options, &credential, Patience::default())?);
@@ -77,5 +84,8 @@ async fn carry_out(command: Command, options: &Options, screen: &mut Screen) -> 
         Command::Unlock(args) => operate::unlock(args, &http, screen).await,
         Command::Freeze(args) => operate::freeze(args, &http, screen).await,
         Command::Unfreeze(args) => operate::unfreeze(args, &http, screen).await,
+        Command::Tokens(args) => manage::tokens(args, &http, screen).await,
+        Command::Webhooks(args) => manage::webhooks(args, &http, screen).await,
+        Command::Audit(args) => manage::audit(args, &http, screen).await,
     }
 }

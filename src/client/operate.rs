@@ -17,7 +17,8 @@ use super::screen::Screen;
 use super::signals::Signals;
 use super::watch::{Left, Show, Watch};
 use crate::wire::{
-    AppList, FeedTaken, FreezeRequest, FreezeView, Job, JobState, LockList, LockView, Outcome, UnlockRequest, Unlocked,
+    AppList, Because, FeedTaken, FreezeRequest, FreezeView, Job, JobState, LockList, LockView, Outcome, UnlockRequest,
+    Unlocked,
 };
 
 /// How long the dispatcher may take to free a lock: with force it waits until a container is gone.
@@ -90,7 +91,8 @@ pub(super) async fn cancel(args: Cancel, http: Arc<Http>, screen: &mut Screen) -
     let mut signals = Signals::listen();
     let id = args.of.job.to_string();
     let about = format!("the cancel of job {id}");
-    let make = || http.request(Method::POST, &["jobs", &id, "cancel"], &[]);
+    let body = Because { reason: args.reason.clone() };
+    let make = || http.request(Method::POST, &["jobs", &id, "cancel"], &[]).json(&body);
     // To wish for the end twice is to wish for it once.
     let recorded = tokio::select! {
         recorded = persist(&http, screen, make) => recorded,
@@ -146,8 +148,12 @@ async fn set_apps(args: AppsSet, http: &Http, screen: &mut Screen) -> Result<Exi
             "It must be an array of objects, such as sample_inventory.json.",
         ));
     }
-    let query: &[_] = if args.force { &[("force", "true")] } else { &[] };
-    let request = http.request(Method::PUT, &["apps"], query).header(CONTENT_TYPE, "application/json").body(body);
+    let mut query = Vec::new();
+    if args.force {
+        query.push(("force", "true"));
+    }
+    query.extend(args.reason.as_deref().map(|reason| ("reason", reason)));
+    let request = http.request(Method::PUT, &["apps"], &query).header(CONTENT_TYPE, "application/json").body(body);
     let answer = http.send(request.timeout(FEEDING)).await;
     let taken: FeedTaken = answer
         .and_then(|answer| answer.json())
@@ -262,14 +268,14 @@ pub(super) async fn freeze(args: Freeze, http: &Http, screen: &mut Screen) -> Re
 /// `unfreeze`
 pub(super) async fn unfreeze(args: Unfreeze, http: &Http, screen: &mut Screen) -> Result<Exit, Fault> {
     let inventory = args.inventory.as_str();
-    let request = http.request(Method::DELETE, &["freezes", inventory], &[]);
+    let request = http.request(Method::DELETE, &["freezes", inventory], &[]).json(&Because { reason: args.reason });
     http.send(request).await.map_err(|error| http.fault(&error, &format!("the freeze of {inventory}")))?;
     screen.say(&format!("{inventory} is not frozen any more"));
     Ok(Exit::Done)
 }
 
 /// The dispatcher's JSON as it came; control characters, which JSON allows in part, are written as escapes.
-fn say_json(screen: &mut Screen, answer: &Answer) {
+pub(super) fn say_json(screen: &mut Screen, answer: &Answer) {
     let text = String::from_utf8_lossy(&answer.body);
     let mut shown = String::with_capacity(text.len());
     for character in text.trim_end().chars() {

@@ -54,8 +54,8 @@ pub struct Config {
     pub job: Job,
     /// `auth`
     pub auth: Auth,
-    /// `oidc.ca`: certificates to trust beside the system's when issuers of ID tokens are asked.
-    pub oidc_ca: Option<PathBuf>,
+    /// `egress.ca`: certificates to trust beside the system's when addresses are called that others have named.
+    pub egress_ca: Option<PathBuf>,
     /// `egress.allow`
     pub egress_allow: Vec<IpNetwork>,
     /// `compat.final_status`
@@ -210,8 +210,8 @@ fn read(source: &mut Source, docker_host: Option<String>) -> Option<Config> {
     let runner = runner::read(source);
     let job = read_job(source);
     let auth = read_auth(source);
-    let oidc_ca =
-        source.text("oidc.ca").map(|(text, _)| PathBuf::from(text)).filter(|path| !path.as_os_str().is_empty());
+    let egress_ca =
+        source.text("egress.ca").map(|(text, _)| PathBuf::from(text)).filter(|path| !path.as_os_str().is_empty());
     let egress_allow = networks(source, "egress.allow");
     let final_status = source.read("compat.final_status", |text| match text {
         "finished" => Ok(FinalStatus::Finished),
@@ -230,7 +230,7 @@ fn read(source: &mut Source, docker_host: Option<String>) -> Option<Config> {
         runner: runner?,
         job: job?,
         auth: auth?,
-        oidc_ca,
+        egress_ca,
         egress_allow,
         final_status: final_status?,
         feed_at_start: feed_at_start?,

@@ -23,7 +23,7 @@ const WITHOUT_DEFAULT: [&str; 10] = [
     "runner.network",
     "auth.pepper",
     "auth.feed_token",
-    "oidc.ca",
+    "egress.ca",
 ];
 /// Variables that are the client's, or say where the configuration is.
 const OTHER_VARIABLES: [&str; 10] = [

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const OLDEST: u32 = 7;
 
 /// Every command that the store uses, in scripts or not.
-const COMMANDS: [&str; 49] = [
+const COMMANDS: [&str; 52] = [
     "append",
     "del",
     "eval",
@@ -28,6 +28,7 @@ const COMMANDS: [&str; 49] = [
     "hdel",
     "hexists",
     "hget",
+    "hkeys",
     "hgetall",
     "hincrby",
     "hlen",
@@ -59,6 +60,8 @@ const COMMANDS: [&str; 49] = [
     "subscribe",
     "time",
     "xadd",
+    "xdel",
+    "xlen",
     "xrange",
     "xrevrange",
     "xtrim",

@@ -2,7 +2,6 @@
 //!
 //! Each is bounded in size and time, verified by TLS, follows no redirect, and goes through the guard of [`crate::egress`].
 
-use std::path::Path;
 use std::time::Duration;
 
 use jsonwebtoken::jwk::Jwk;
@@ -10,7 +9,7 @@ use reqwest::StatusCode;
 use serde_json::Value;
 use url::Url;
 
-use crate::egress::Egress;
+use crate::egress::{Egress, why};
 use crate::model::oidc;
 
 /// The longest answer that is read, in bytes.
@@ -24,31 +23,15 @@ const KEYS_MAX: usize = 64;
 
 /// Asks issuers.
 pub(super) struct Fetch {
-    /// Otherwise why there is none: a machine without certificates needs some only when it calls somebody.
+    /// Otherwise why there is none.
     client: Result<reqwest::Client, String>,
     egress: Egress,
 }
 
 impl Fetch {
-    pub(super) fn new(ca: Option<&Path>, egress: Egress) -> Result<Self, String> {
-        let mut builder = egress
-            .guard(reqwest::Client::builder())
-            .timeout(PATIENCE)
-            .pool_max_idle_per_host(0)
-            .user_agent(concat!("lockstep/", env!("CARGO_PKG_VERSION")));
-        if let Some(path) = ca {
-            let shown = path.display();
-            let pem = std::fs::read(path).map_err(|error| format!("oidc.ca ({shown}) cannot be read: {error}"))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&pem).unwrap_or_default();
-            if certificates.is_empty() {
-                return Err(format!(
-                    "oidc.ca ({shown}) holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)"
-                ));
-            }
-            builder = builder.tls_certs_merge(certificates);
-        }
-        let client = builder.build().map_err(|error| format!("TLS cannot be set up: {}", chain(&error)));
-        Ok(Self { client, egress })
+    pub(super) fn new(egress: Egress) -> Self {
+        let builder = reqwest::Client::builder().timeout(PATIENCE).pool_max_idle_per_host(0);
+        Self { client: egress.client(builder), egress }
     }
 
     /// The keys of an issuer, those that cannot be read left out.
@@ -72,7 +55,7 @@ impl Fetch {
         let url: Url = oidc::address(at, self.egress.allows_loopback()).map_err(|what| format!("{at}: {what}"))?;
         self.egress.check(&url).map_err(|refused| format!("{at}: {refused}"))?;
         let client = self.client.as_ref().map_err(Clone::clone)?;
-        let trouble = |error: reqwest::Error| format!("{at}: {}", chain(&error));
+        let trouble = |error: reqwest::Error| format!("{at}: {}", why(&error));
         let mut response = client.get(url).header("accept", "application/json").send().await.map_err(trouble)?;
         if response.status() != StatusCode::OK {
             return Err(format!("{at} answered {} (redirects are not followed)", response.status()));
@@ -86,16 +69,4 @@ impl Fetch {
         }
         serde_json::from_slice(&body).map_err(|error| format!("{at} did not answer JSON: {error}"))
     }
-}
-
-/// An error with its causes; the address is said elsewhere.
-fn chain(error: &reqwest::Error) -> String {
-    let mut text = if error.is_timeout() { "no answer in time" } else { "not reached" }.to_owned();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -13,7 +13,6 @@ mod fetch;
 mod keys;
 mod token;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::egress::Egress;
@@ -47,13 +46,9 @@ pub enum Refusal {
 }
 
 impl Oidc {
-    /// `ca`: a PEM file with certificates to trust beside the system's.
-    ///
-    /// # Errors
-    /// When that file cannot be used.
-    pub fn new(ca: Option<&Path>, egress: Egress, pace: Pace) -> Result<Self, String> {
-        let fetch = fetch::Fetch::new(ca, egress.clone())?;
-        Ok(Self { keys: Arc::new(Keys::new(fetch, pace)), egress })
+    /// Issuers are asked through this guard, at this pace.
+    pub fn new(egress: Egress, pace: Pace) -> Self {
+        Self { keys: Arc::new(Keys::new(fetch::Fetch::new(egress.clone()), pace)), egress }
     }
 
     /// Whether issuers on this machine may do without TLS.

@@ -13,7 +13,7 @@ use super::{Brief, Door, JobView, Ranged, Result, Store, StoreError, read, scrip
 use crate::model::ids::{DeploymentId, JobId};
 
 /// Failed tries within a minute after which an address gets no further one.
-const TRIES_FROM_ADDRESS: u64 = 20;
+pub(super) const TRIES_FROM_ADDRESS: u64 = 20;
 /// Failed tries within a minute after which an app is given no further one, from wherever.
 const TRIES_AT_APP: u64 = 100;
 
@@ -118,16 +118,6 @@ impl Store {
         Ok(number::<u64>(&reply.next()) == Some(1))
     }
 
-    /// Seconds for which an address gets no further try; for tokens.
-    pub async fn barred(&self, from: IpAddr) -> Result<Option<u64>> {
-        let key = self.keys().failures_from(from);
-        let answers = self.read(self.quick(), &key, |pipe| {
-            pipe.cmd("GET").arg(&key);
-        });
-        let count = number(&answers.await?.next()?).unwrap_or(0);
-        if count < TRIES_FROM_ADDRESS { Ok(None) } else { self.left(&[key]).await }
-    }
-
     /// Adds what a door is made of to an `MGET`.
     fn ask_door(&self, pipe: &mut Pipeline, app: &DeploymentId, from: IpAddr) {
         let keys = self.keys();
@@ -150,7 +140,7 @@ impl Store {
     }
 
     /// Seconds until counters that are at their limits expire, at least 1; none: they have.
-    async fn left(&self, counters: &[String]) -> Result<Option<u64>> {
+    pub(super) async fn left(&self, counters: &[String]) -> Result<Option<u64>> {
         let answers = self.read(self.quick(), "failures", |pipe| {
             for key in counters {
                 pipe.cmd("GET").arg(key);

@@ -24,10 +24,15 @@
 //! | `apps` | hash | deployment id → the app and the keyed hash of its secret (none where ID tokens alone open it), as JSON; the empty field: the list's version | never |
 //! | `apps_version` | string | the same version: a copy of the list that has it is the list; there exactly if one was ever posted | never |
 //! | `idem:{app}:{hash}` | string | SHA-256 of an `Idempotency-Key` → job, a blank, digest of the request | a day |
+//! | `tokens` | hash | keyed hash of a token → whose it is, when it expires (0: never), role, groups, issuer as JSON, with blanks between | never |
 //! | `failures:addr:{address}` | string | failed tries from an address (of IPv6: from its /64) | 60 s after the first |
 //! | `failures:app:{app}` | string | failed tries at an app | 60 s after the first |
 //! | `dispatcher:{name}` | string | a dispatcher's sign of life | 3 s, as the caller says |
 //! | `events` | stream | what has happened: `kind`, `about`, `app`, `inventory`, `what`, and the rest as JSON in `data` | one retention after it happened, or a little later |
+//! | `webhooks` | hash | name → version, a new one with each change by an operator | never |
+//! | `webhook:{name}` | hash | its address, filters and `sealed`, its secret encrypted; `after`, the last event that is dealt with; its failures in a row | never |
+//! | `dead:{name}` | stream | events that were given up, and why: `event`, `error` | the last 1,000 |
+//! | `deliverer` | string | the dispatcher that delivers to webhooks; another takes over when it gives no sign of life | never |
 //! | `audit` | stream | what operators did: `by`, `what`, `about`, `reason` | the last 10,000 or a few more |
 //!
 //! `job`, `brief`, `out` and `progress` expire together, one retention after the job's end; those of an app's newest success do so
@@ -42,7 +47,7 @@
 
 use std::net::IpAddr;
 
-use crate::model::ids::{DeploymentId, Instance, Inventory, JobId};
+use crate::model::ids::{DeploymentId, Instance, Inventory, JobId, Word};
 
 /// The keys of one instance.
 #[derive(Debug, Clone)]
@@ -130,6 +135,18 @@ impl Keys {
     }
     pub(super) fn events(&self) -> String {
         self.key("events")
+    }
+    pub(super) fn tokens(&self) -> String {
+        self.key("tokens")
+    }
+    pub(super) fn webhooks(&self) -> String {
+        self.key("webhooks")
+    }
+    pub(super) fn webhook(&self, name: &Word) -> String {
+        self.of("webhook:", name.as_str())
+    }
+    pub(super) fn dead(&self, name: &Word) -> String {
+        self.of("dead:", name.as_str())
     }
     pub(super) fn audit(&self) -> String {
         self.key("audit")

@@ -1,4 +1,4 @@
-//! What operators see and set: locks, queues, freezes, and the audit log.
+//! What operators see and set: locks, queues and freezes.
 
 use std::collections::BTreeMap;
 
@@ -10,9 +10,6 @@ use super::record::{self, FIELDS};
 use super::value::{items, pairs, text};
 use super::{Freeze, LockState, Result, Store, StoreError, scripts};
 use crate::model::ids::{Inventory, JobId};
-
-/// Lines of the audit log that are kept.
-const AUDIT_LINES: u64 = 10_000;
 
 /// Reads a freeze as it stands in Redis: when it ends (0: when lifted), a blank, the rest as JSON.
 pub(super) fn stored_freeze(stored: &str) -> Option<Freeze> {
@@ -108,15 +105,6 @@ impl Store {
             call.arg(inventory.as_str());
         });
         Ok(reply.await?.word == "OK")
-    }
-
-    /// Writes a line of the audit log (kept: the last 10,000). Written in any memory: what was done was done.
-    pub async fn audit(&self, by: &str, what: &str, about: &str, reason: &str) -> Result<()> {
-        let key = self.keys().audit();
-        let mut line = redis::cmd("XADD");
-        line.arg(&key).arg("MAXLEN").arg("~").arg(AUDIT_LINES).arg("*");
-        line.arg("by").arg(by).arg("what").arg(what).arg("about").arg(about).arg("reason").arg(reason);
-        self.quick().send(&line).await.map(drop).map_err(|trouble| trouble.at(&key))
     }
 }
 

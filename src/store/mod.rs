@@ -9,7 +9,8 @@
 //! ```text
 //!  admission  submit, grant, adopt ─┐
 //!  life       confirm … finish ─────┼─▶ scripts ──▶ link: quick ───┐
-//!  locks, apps, memory ─────────────┘                              │
+//!  locks, apps, memory,              │                              │
+//!  tokens, webhooks, audit ─────────┘                              │
 //!  output     append, the move at the end ───────▶ link: intake ───┼──▶ Redis ──▶ news ──▶ whoever watches a job
 //!  door, output, events   polls, ranges ─────────▶ link: outlet ───┤
 //!  read       records, lists ────────────────────▶ link: quick ────┘
@@ -20,6 +21,7 @@
 
 mod admission;
 mod apps;
+mod audit;
 mod door;
 mod events;
 mod keys;
@@ -32,8 +34,10 @@ mod output;
 mod read;
 mod record;
 mod scripts;
+mod tokens;
 mod types;
 mod value;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;

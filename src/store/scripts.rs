@@ -53,6 +53,13 @@ scripts! {
     APPS = "_words" "_epoch" "apps";
     FREEZE = "_words" "_epoch" "freeze";
     UNFREEZE = "_words" "_epoch" "_lock" "unfreeze";
+    ISSUE = "_words" "_epoch" "issue";
+    REVOKE = "_words" "_epoch" "revoke";
+    SET_WEBHOOK = "_words" "_epoch" "set_webhook";
+    REMOVE_WEBHOOK = "_words" "_epoch" "remove_webhook";
+    REPLAY = "_words" "_epoch" "replay";
+    DELIVER = "_words" "_epoch" "deliver";
+    DELIVERED = "_words" "_epoch" "delivered";
     REBUILD = "_words" "_lock" "_rescue" "rebuild";
     MEND = "_words" "_epoch" "_lock" "_rescue" "mend";
 }
@@ -159,6 +166,6 @@ mod tests {
             assert!(text.contains("\n-- Invariant"), "{path:?}");
             assert!(!step || text.contains("\n-- replies  "), "{path:?}");
         }
-        assert_eq!(super::all().len(), 21);
+        assert_eq!(super::all().len(), 28);
     }
 }

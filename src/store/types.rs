@@ -7,6 +7,8 @@ use crate::model::event::{Cursor, Event};
 use crate::model::ids::{Action, DeploymentId, Inventory, JobId};
 use crate::model::job::{Record, State, WhenBusy};
 use crate::model::lock::{Fence, Held};
+use crate::model::token::Grant;
+use crate::model::webhook::{Streak, Webhook};
 
 /// A job to be accepted. The id is drawn before, so that asking again is harmless.
 #[derive(Debug, Clone)]
@@ -212,4 +214,92 @@ pub struct Events {
     pub last: bool,
     /// Whether events behind the cursor that was given may have been forgotten: the one that it names has.
     pub missed: bool,
+}
+
+/// A token as it is stored, without its hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredToken {
+    /// Whose it is, and what it opens.
+    pub grant: Grant,
+    /// When it was issued, in milliseconds since 1970.
+    pub issued_ms: u64,
+    /// Who issued it.
+    pub by: String,
+    /// When it stops to open anything, in milliseconds since 1970.
+    pub expires_ms: Option<u64>,
+}
+
+/// What became of a token or a webhook that was to be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recorded {
+    /// It is new.
+    New,
+    /// One that was there was changed.
+    Changed,
+    /// There is one of that name.
+    Taken,
+    /// There are so many that no further one is taken.
+    Many(u64),
+}
+
+/// A webhook and where it is.
+#[derive(Debug, Clone)]
+pub struct StoredWebhook {
+    /// Where events go, and which.
+    pub webhook: Webhook,
+    /// Its secret, encrypted (see `crate::pepper`).
+    pub sealed: Vec<u8>,
+    /// Who has made or changed it last.
+    pub by: String,
+    /// The last event that is dealt with.
+    pub after: Cursor,
+    /// Failures in a row.
+    pub streak: Streak,
+    /// What went wrong last, while there are failures.
+    pub error: Option<String>,
+    /// When an event last arrived, in milliseconds since 1970.
+    pub delivered_ms: Option<u64>,
+    /// How many dead letters there are.
+    pub dead: u64,
+}
+
+/// An event that was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Which.
+    pub event: Cursor,
+    /// When it was given up, in milliseconds since 1970.
+    pub given_up_ms: u64,
+    /// Why.
+    pub error: String,
+}
+
+/// What came of sending to a webhook.
+#[derive(Debug, Clone)]
+pub struct Delivery<'a> {
+    /// The last event that is dealt with.
+    pub after: Cursor,
+    /// Failures in a row.
+    pub streak: Streak,
+    /// What went wrong; none: nothing.
+    pub error: Option<&'a str>,
+    /// Whether an event has just arrived.
+    pub arrived: bool,
+    /// Events that are given up, and why.
+    pub dead: &'a [(Cursor, String)],
+}
+
+/// A line of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditLine {
+    /// Its place in the log.
+    pub at: Cursor,
+    /// Who.
+    pub by: String,
+    /// Did what
+    pub what: String,
+    /// to what
+    pub about: String,
+    /// and why, where that was said.
+    pub reason: String,
 }

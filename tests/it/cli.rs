@@ -366,7 +366,7 @@ async fn what_operators_do() {
     DELETE /api/v1/locks/i1 {"force":false,"reason":"stuck & old"}
     DELETE /api/v1/locks/i1 {"force":true,"reason":"stuck & old"}
     PUT /api/v1/freezes/i1 {"expires_in":7200,"reason":"audit"}
-    DELETE /api/v1/freezes/i1 null
+    DELETE /api/v1/freezes/i1 {}
     "#);
 }
 

@@ -66,7 +66,7 @@ fn the_environment_goes_before_the_file() {
             ("LOCKSTEP_FEED_AT_START", "false"),
             ("LOCKSTEP_AUTH_OPERATORS", "ann:0123456789abcdef0,bob:0123456789abcdef1"),
             ("LOCKSTEP_REDIS_PASSWORD", "p@ss:word"),
-            ("LOCKSTEP_OIDC_CA", "/etc/gitlab.crt"),
+            ("LOCKSTEP_EGRESS_CA", "/etc/gitlab.crt"),
             ("LOCKSTEP_EGRESS_ALLOW", "127.0.0.0/8,::1"),
         ],
     )
@@ -79,7 +79,7 @@ fn the_environment_goes_before_the_file() {
     assert_eq!(config.runner.env["B"], "x=y");
     assert_eq!(config.runner.actions.len(), 2);
     assert_eq!(config.auth.operators.len(), 2);
-    assert_eq!(config.oidc_ca.as_deref(), Some(std::path::Path::new("/etc/gitlab.crt")));
+    assert_eq!(config.egress_ca.as_deref(), Some(std::path::Path::new("/etc/gitlab.crt")));
     assert_eq!(config.egress_allow.len(), 2);
     assert_eq!(config.redis_url.expose(), "redis://:p%40ss%3Aword@127.0.0.1:6379");
 }

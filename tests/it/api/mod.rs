@@ -7,8 +7,10 @@ mod oidc;
 mod operator;
 mod seed;
 mod stream;
+mod tokens;
 mod trouble;
 mod v1;
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,6 +32,7 @@ use lockstep::model::app::Secret;
 use lockstep::oidc::{Oidc, Pace};
 use lockstep::pepper::Pepper;
 use lockstep::store::Store;
+use lockstep::webhooks::{Pace as Patience, Webhooks};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +44,14 @@ use super::support::redis::RedisServer;
 
 const OPERATOR: &str = "an operator's token";
 const FEED: &str = "the feed's own token";
+
+/// Failures soon have their consequences.
+const PACE: Patience = Patience {
+    wait: Duration::from_millis(50),
+    longest: Duration::from_millis(200),
+    tries: 3,
+    patience: Duration::from_secs(2),
+};
 
 /// A whole service but for its sockets.
 struct Service {
@@ -67,11 +78,16 @@ impl Service {
 
     /// One that knows no app yet.
     async fn empty(final_status: FinalStatus) -> Self {
-        Self::with(final_status, Oidc::new(None, Egress::new(&[]), Pace::default()).expect("no file")).await
+        Self::with(final_status, Oidc::new(Egress::new(&[]), Pace::default())).await
     }
 
     /// One that knows no app yet, and checks ID tokens in this way.
     async fn with(final_status: FinalStatus, oidc: Oidc) -> Self {
+        Self::calling(final_status, oidc, Egress::new(&[])).await
+    }
+
+    /// One that knows no app yet, and calls receivers of webhooks through this guard.
+    async fn calling(final_status: FinalStatus, oidc: Oidc, egress: Egress) -> Self {
         let redis = RedisServer::start().await;
         let instance = "test".parse().expect("a name");
         let store = Store::connect(&redis.url(), &instance, "here", Duration::from_secs(3600)).await.expect("a store");
@@ -121,7 +137,9 @@ impl Service {
             let (dispatcher, stop) = (dispatcher.clone(), stop.clone());
             async move { dispatcher.run(stop).await.expect("no part dies") }
         });
-        let api = api::Api::new(dispatcher, &auth, oidc, final_status, metrics, stop.clone());
+        let sending = Webhooks::new(dispatcher.clone(), egress.clone(), PACE).run(stop.clone());
+        let task = tokio::spawn(async move { tokio::join!(task, sending).0.expect("it ends well") });
+        let api = api::Api::new(dispatcher, &auth, oidc, egress, final_status, metrics, stop.clone());
         let service = Self { redis, engine, router: api::router(api), stop, task };
         eventually("the service is ready", async || {
             (service.call(Ask::get("/readyz")).await.status == StatusCode::OK).then_some(())

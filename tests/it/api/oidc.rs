@@ -15,7 +15,7 @@ const QUICK: Pace = Pace {
 
 fn checker(pace: Pace) -> Oidc {
     let egress = Egress::new(&["127.0.0.0/8".parse().expect("a network")]);
-    Oidc::new(None, egress, pace).expect("no file")
+    Oidc::new(egress, pace)
 }
 
 /// Apps `one` (secret, project 7), `two` (no secret, project 8) and `three` (a secret alone), of the same issuer.
@@ -367,7 +367,7 @@ async fn this_machine_and_its_link_are_not_called_unless_that_is_configured() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), &issuer.certificate).expect("written");
     // Its certificate is trusted: what stands between is the guard alone.
-    let strict = Oidc::new(Some(file.path()), Egress::new(&[]), Pace::default()).expect("a file");
+    let strict = Oidc::new(Egress::new(&[]).trusting(file.path()).expect("a file"), Pace::default());
     let service = Service::with(FinalStatus::Finished, strict).await;
     let mut one = app("one");
     let rule = |url: &str| json!({"issuer": url, "audience": AUDIENCE, "claims": {"project_id": 7}});
@@ -395,7 +395,7 @@ async fn an_issuer_cannot_point_at_what_is_not_allowed() {
     let inside = tokio::net::TcpListener::bind("127.0.0.2:0").await.expect("a port");
     issuer.falls(Ill::KeysAt(format!("http://{}/keys", inside.local_addr().expect("an address"))));
     let egress = Egress::new(&["127.0.0.1".parse().expect("a network")]);
-    let oidc = Oidc::new(None, egress, Pace::default()).expect("no file");
+    let oidc = Oidc::new(egress, Pace::default());
     let service = Service::with(FinalStatus::Finished, oidc).await;
     let mut one = app("one");
     one["oidc"] = json!([issuer.rule()]);
@@ -417,9 +417,9 @@ async fn an_issuer_is_verified_by_the_configured_authority() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), &issuer.certificate).expect("written");
     let egress = Egress::new(&["127.0.0.0/8".parse().expect("a network")]);
-    let with = |ca: Option<&std::path::Path>| Oidc::new(ca, egress.clone(), Pace::default());
-    for (ca, expected) in [(Some(file.path()), 200), (None, 503)] {
-        let service = Service::with(FinalStatus::Finished, with(ca).expect("a file")).await;
+    let trusting = |ca: &std::path::Path| egress.clone().trusting(ca);
+    for (egress, expected) in [(trusting(file.path()).expect("a file"), 200), (egress.clone(), 503)] {
+        let service = Service::with(FinalStatus::Finished, Oidc::new(egress, Pace::default())).await;
         let mut one = app("one");
         one["oidc"] = json!([issuer.rule()]);
         service.feed(&json!([one])).await;
@@ -427,8 +427,8 @@ async fn an_issuer_is_verified_by_the_configured_authority() {
         assert_eq!(service.call(look("one", &token)).await.status.as_u16(), expected);
         service.stop().await;
     }
-    let missing = with(Some(std::path::Path::new("/nowhere/ca.crt"))).err().expect("an error");
-    assert!(missing.contains("oidc.ca (/nowhere/ca.crt)"), "{missing}");
+    let missing = trusting(std::path::Path::new("/nowhere/ca.crt")).expect_err("an error");
+    assert!(missing.contains("egress.ca (/nowhere/ca.crt)"), "{missing}");
     std::fs::write(file.path(), "nonsense").expect("written");
-    assert!(with(Some(file.path())).err().expect("an error").contains("holds no certificate"));
+    assert!(trusting(file.path()).expect_err("an error").contains("holds no certificate"));
 }

@@ -69,7 +69,7 @@ async fn the_list_of_apps_is_swapped_and_shown() {
     let output = service.call(Ask::get(&format!("/api/v1/jobs/{job}/output")).token(OPERATOR)).await;
     assert_eq!(output.text(), "key is ***, secret is ***\n");
     assert!(
-        service.audit().await.contains(&"operator ada|set-apps|1 apps|force".to_owned()),
+        service.audit().await.contains(&"operator ada|set-apps --force|1 apps|".to_owned()),
         "{:?}",
         service.audit().await
     );

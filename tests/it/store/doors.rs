@@ -125,26 +125,29 @@ async fn twenty_failures_bar_an_address_for_a_minute_at_most() {
     store.set_apps(&[stored_app("a", "i")], false).await.expect("an answer").expect("taken");
     let (bad, good) = (address("192.0.2.1"), address("192.0.2.2"));
     for n in 0..20 {
-        assert_eq!(store.barred(bad).await.expect("an answer"), None, "after {n}");
+        assert_eq!(store.token(b"nobody", bad).await.expect("an answer").1, None, "after {n}");
         // What is no name is counted all the same.
         store.note_failure(if n % 2 == 0 { "a" } else { "../a" }, bad).await.expect("an answer");
     }
-    let left = store.barred(bad).await.expect("an answer").expect("barred");
+    let left = store.token(b"nobody", bad).await.expect("an answer").1.expect("barred");
     assert!((1..=60).contains(&left), "{left}");
     let polled = store.range(Some((&app("b"), bad)), JobId::new(1, 1), 0, 1024).await.expect("an answer");
     assert!(polled.door.barred.is_some());
     assert!(store.door(&app("b"), bad).await.expect("an answer").barred.is_some());
     assert!(store.job(JobId::new(1, 1), Some((&app("b"), bad))).await.expect("an answer").1.barred.is_some());
     assert_eq!(store.door(&app("a"), good).await.expect("an answer").barred, None);
-    assert_eq!(store.barred(good).await.expect("an answer"), None);
+    assert_eq!(store.token(b"nobody", good).await.expect("an answer").1, None);
 
     // More failures do not make it longer.
     let mut redis = server.connect().await;
     let name = key("failures:addr:192.0.2.1");
     let _: () = redis::cmd("PEXPIRE").arg(&name).arg(200).query_async(&mut redis).await.expect("set");
     store.note_failure("a", bad).await.expect("an answer");
-    assert_eq!(store.barred(bad).await.expect("an answer"), Some(1));
-    eventually("let in again", async || store.barred(bad).await.expect("an answer").is_none().then_some(())).await;
+    assert_eq!(store.token(b"nobody", bad).await.expect("an answer").1, Some(1));
+    eventually("let in again", async || {
+        store.token(b"nobody", bad).await.expect("an answer").1.is_none().then_some(())
+    })
+    .await;
     assert_eq!(store.door(&app("a"), bad).await.expect("an answer").barred, None);
 }
 
@@ -156,12 +159,12 @@ async fn without_a_list_of_apps_only_tokens_can_be_wrong() {
     for _ in 0..30 {
         assert!(!store.note_failure("a", from).await.expect("an answer"));
     }
-    assert_eq!(store.barred(from).await.expect("an answer"), None);
+    assert_eq!(store.token(b"nobody", from).await.expect("an answer").1, None);
     for _ in 0..20 {
-        assert_eq!(store.barred(from).await.expect("an answer"), None);
+        assert_eq!(store.token(b"nobody", from).await.expect("an answer").1, None);
         assert!(!store.note_failure("", from).await.expect("an answer"));
     }
-    assert!(store.barred(from).await.expect("an answer").is_some());
+    assert!(store.token(b"nobody", from).await.expect("an answer").1.is_some());
 }
 
 #[tokio::test]
@@ -176,5 +179,5 @@ async fn a_hundred_failures_bar_an_app_from_everywhere() {
     let barred = store.door(&app("a"), address("192.0.2.200")).await.expect("an answer").barred;
     assert!(barred.is_some_and(|left| (1..=60).contains(&left)), "{barred:?}");
     assert_eq!(store.door(&app("b"), address("192.0.2.200")).await.expect("an answer").barred, None);
-    assert_eq!(store.barred(address("192.0.2.200")).await.expect("an answer"), None);
+    assert_eq!(store.token(b"nobody", address("192.0.2.200")).await.expect("an answer").1, None);
 }

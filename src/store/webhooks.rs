@@ -1,0 +1,183 @@
+//! Webhooks: where they are kept, and how far each one is.
+
+use std::collections::HashMap;
+
+use redis::Value;
+
+use super::value::{bytes, items, number, pairs, text};
+use super::{DeadLetter, Delivery, Recorded, Result, Store, StoreError, StoredWebhook, scripts};
+use crate::model::event::Cursor;
+use crate::model::ids::Word;
+use crate::model::webhook::{Streak, Webhook};
+
+impl Store {
+    /// Makes a webhook or changes one: [`Recorded::New`], `Changed` or `Many`. `sealed` is used for a new one, and otherwise if `replace`
+    /// says so. `after`: where it is to go on; none: a new one begins with what happens next.
+    pub async fn set_webhook(
+        &self,
+        webhook: &Webhook,
+        sealed: &[u8],
+        replace: bool,
+        by: &str,
+        after: Option<Cursor>,
+    ) -> Result<Recorded> {
+        let Webhook { name, url, deployment_id, types } = webhook;
+        let types = serde_json::to_string(types).expect("texts can be written as JSON");
+        let app = deployment_id.as_ref().map_or("", |app| app.as_str());
+        let reply = self.run(&scripts::SET_WEBHOOK, self.quick(), |call| {
+            call.arg(name.as_str()).arg(u8::from(replace)).arg(sealed);
+            call.arg(after.map(|after| after.to_string()).unwrap_or_default());
+            for (field, value) in [("url", url.as_str()), ("app", app), ("types", &types), ("by", by)] {
+                call.arg(field).arg(value);
+            }
+        });
+        let mut reply = reply.await?;
+        match reply.word.as_str() {
+            "NEW" => Ok(Recorded::New),
+            "OK" => Ok(Recorded::Changed),
+            "MANY" => Ok(Recorded::Many(reply.parse()?)),
+            _ => reply.unexpected(),
+        }
+    }
+
+    /// Removes a webhook; false: there is none of that name.
+    pub async fn remove_webhook(&self, name: &Word) -> Result<bool> {
+        let reply = self.run(&scripts::REMOVE_WEBHOOK, self.quick(), |call| {
+            call.arg(name.as_str());
+        });
+        Ok(reply.await?.word == "OK")
+    }
+
+    /// Has a webhook go on after an event that may lie behind it; false: there is none of that name.
+    pub async fn replay(&self, name: &Word, after: Cursor) -> Result<bool> {
+        let reply = self.run(&scripts::REPLAY, self.quick(), |call| {
+            call.arg(name.as_str()).arg(after.to_string());
+        });
+        Ok(reply.await?.word == "OK")
+    }
+
+    /// The webhooks, ordered by name.
+    pub async fn webhooks(&self) -> Result<Vec<StoredWebhook>> {
+        let key = self.keys().webhooks();
+        let answers = self.read(self.quick(), &key, |pipe| {
+            pipe.cmd("HKEYS").arg(&key);
+        });
+        let names = items(answers.await?.next()?);
+        let mut names: Vec<Word> = names.iter().filter_map(|name| text(name)?.parse().ok()).collect();
+        names.sort();
+        self.webhooks_named(&names).await
+    }
+
+    /// One webhook; none: there is none of that name.
+    pub async fn webhook(&self, name: &Word) -> Result<Option<StoredWebhook>> {
+        Ok(self.webhooks_named(std::slice::from_ref(name)).await?.pop())
+    }
+
+    async fn webhooks_named(&self, names: &[Word]) -> Result<Vec<StoredWebhook>> {
+        let answers = self.read(self.quick(), "webhooks", |pipe| {
+            for name in names {
+                pipe.cmd("HGETALL").arg(self.keys().webhook(name));
+                pipe.cmd("XLEN").arg(self.keys().dead(name));
+            }
+        });
+        let mut answers = answers.await?;
+        let mut webhooks = Vec::new();
+        for name in names {
+            let (fields, dead) = (pairs(answers.next()?), number(&answers.next()?).unwrap_or(0));
+            if !fields.is_empty() {
+                let webhook = stored_webhook(name, fields, dead);
+                webhooks.push(webhook.ok_or_else(|| StoreError::Unreadable(self.keys().webhook(name)))?);
+            }
+        }
+        Ok(webhooks)
+    }
+
+    /// Whether this dispatcher is the one that delivers, which it becomes if nobody else is: then the versions of all webhooks.
+    pub async fn deliverer(&self) -> Result<Option<HashMap<Word, String>>> {
+        let mut reply = self.run(&scripts::DELIVER, self.quick(), |_| {}).await?;
+        if reply.word != "MINE" {
+            return Ok(None);
+        }
+        let read = |(name, version): (Value, Value)| Some((text(&name)?.parse().ok()?, text(&version)?.to_owned()));
+        Ok(Some(pairs(reply.next()).into_iter().filter_map(read).collect()))
+    }
+
+    /// The version of a webhook; none: there is none of that name.
+    pub async fn webhook_version(&self, name: &Word) -> Result<Option<String>> {
+        let key = self.keys().webhooks();
+        let answers = self.read(self.quick(), &key, |pipe| {
+            pipe.cmd("HGET").arg(&key).arg(name.as_str());
+        });
+        Ok(text(&answers.await?.next()?).map(str::to_owned))
+    }
+
+    /// Records what came of sending to a webhook of this version.
+    pub async fn delivered(&self, name: &Word, version: &str, delivery: &Delivery<'_>) -> Result<()> {
+        let Delivery { after, streak, error, arrived, dead } = delivery;
+        let reply = self.run(&scripts::DELIVERED, self.quick(), |call| {
+            call.arg(name.as_str()).arg(version).arg(after.to_string());
+            call.arg(streak.tries).arg(streak.failures).arg(streak.since_ms).arg(streak.next_ms);
+            call.arg(error.unwrap_or_default()).arg(u8::from(*arrived));
+            for (event, why) in *dead {
+                call.arg(event.to_string()).arg(why);
+            }
+        });
+        reply.await.map(drop)
+    }
+
+    /// The events that a webhook has given up, oldest first: the last 1,000.
+    pub async fn dead_letters(&self, name: &Word) -> Result<Vec<DeadLetter>> {
+        let key = self.keys().dead(name);
+        let answers = self.read(self.quick(), &key, |pipe| {
+            pipe.cmd("XRANGE").arg(&key).arg("-").arg("+");
+        });
+        let entries = items(answers.await?.next()?).into_iter();
+        entries.map(|entry| dead_letter(entry).ok_or_else(|| StoreError::Unreadable(key.clone()))).collect()
+    }
+}
+
+fn stored_webhook(name: &Word, fields: Vec<(Value, Value)>, dead: u64) -> Option<StoredWebhook> {
+    let mut fields: HashMap<String, Value> =
+        fields.into_iter().filter_map(|(field, value)| Some((text(&field)?.to_owned(), value))).collect();
+    let sealed = bytes(fields.remove("sealed")?)?;
+    let word = |field: &str| fields.get(field).and_then(text);
+    let count = |field: &str| word(field).and_then(|text| text.parse::<u64>().ok());
+    let failures = |field: &str| count(field).and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
+    Some(StoredWebhook {
+        webhook: Webhook {
+            name: name.clone(),
+            url: word("url")?.parse().ok()?,
+            deployment_id: match word("app")? {
+                "" => None,
+                app => Some(app.parse().ok()?),
+            },
+            types: serde_json::from_str(word("types")?).ok()?,
+        },
+        by: word("by")?.to_owned(),
+        after: word("after")?.parse().ok()?,
+        streak: Streak {
+            tries: failures("tries"),
+            failures: failures("failures"),
+            since_ms: count("since_ms").unwrap_or(0),
+            next_ms: count("next_ms").unwrap_or(0),
+        },
+        error: word("error").filter(|error| !error.is_empty()).map(str::to_owned),
+        delivered_ms: count("delivered_ms"),
+        dead,
+        sealed,
+    })
+}
+
+fn dead_letter(entry: Value) -> Option<DeadLetter> {
+    let mut parts = items(entry).into_iter();
+    let at: Cursor = text(&parts.next()?)?.parse().ok()?;
+    let (mut event, mut error) = (None, None);
+    for (name, value) in pairs(parts.next()?) {
+        match text(&name)? {
+            "event" => event = text(&value)?.parse().ok(),
+            "error" => error = text(&value).map(str::to_owned),
+            _ => {}
+        }
+    }
+    Some(DeadLetter { event: event?, given_up_ms: at.ms(), error: error? })
+}
