@@ -131,6 +131,8 @@ class Log:
     def __init__(self, env: dict[str, str]) -> None:
         self.github, self.gitlab = env.get("GITHUB_ACTIONS") == "true", env.get("GITLAB_CI") == "true"
         self.outputs, self.summaries = env.get("GITHUB_OUTPUT") or env.get("LOCKSTEP_DOTENV"), env.get("GITHUB_STEP_SUMMARY")
+        if self.outputs and not env.get("GITHUB_OUTPUT"):
+            open(self.outputs, "w", encoding="utf-8").close()  # what an earlier job left in the folder is not this one's
         self.ends: list[str] = []  # what closes what is open, innermost last
         self.partial, self.decoder = "", codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -240,7 +242,7 @@ class Http:
             address += ("&" if "?" in address else "?") + urlencode({"audience": self.audience})
             request = urllib.request.Request(address, headers={"Authorization": f"Bearer {bearer}"})
             try:
-                with self.signals, urllib.request.urlopen(request, timeout=CALL) as answer:
+                with self.signals, urllib.request.build_opener(NoRedirect).open(request, timeout=CALL) as answer:
                     self.token, self.fetched = json.loads(answer.read())["value"], time.monotonic()
             except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
                 raise Trouble(f"GitHub gave no ID token: {plain(error)}") from None
@@ -362,6 +364,10 @@ def follow(api: Http, job: str, said: str, patience: float) -> dict:
                 api.log.say("the dispatcher answers again")
             failures = 0
         except Trouble as trouble:
+            # After a lost memory an ended job may have less output than was shown; how it ended is known all the same.
+            found = over(api, job) if trouble.status == 416 else None
+            if found:
+                return found
             now, wait = time.monotonic(), api.pause(failures, min(trouble.after, 60))
             since = since if failures else now
             # A proxy may answer with anything while the dispatcher behind it is away, and a certificate may be changing.
@@ -373,6 +379,15 @@ def follow(api: Http, job: str, said: str, patience: float) -> dict:
             if failures == 2:
                 api.log.say(f"{trouble}; trying again")
             api.sleep(wait)
+
+
+def over(api: Api, job: str) -> dict | None:
+    """The job, if it can be asked for and has ended."""
+    try:
+        found = api.job("GET", "jobs", job)
+    except Trouble:
+        return None
+    return found if found.get("outcome") in OUTCOMES else None
 
 
 def conclude(log: Log, job: dict) -> int:

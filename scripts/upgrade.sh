@@ -57,17 +57,25 @@ docker update --restart=on-failure "$old" >/dev/null
 trap tidy_up EXIT
 
 step "Start the new dispatcher beside the old one" compose up -d --no-deps --no-recreate --scale dispatcher=2 dispatcher
-new=$(dispatchers -a | grep -vxF "$old" | head -n 1)
+new=$(dispatchers -a | grep -vxF "$old" | head -n 1 || true)
 [ -n "$new" ] || give_up "it has no container"
-began=$SECONDS
+began=$SECONDS leaving=
 while [ "$(state "$old" State.Running)" = true ]; do
-  [ "$(state "$new" RestartCount)" = 0 ] && [ "$(state "$new" State.Running)" = true ] || give_up "it ended"
-  [ $((SECONDS - began)) -lt "$PATIENCE_S" ] || give_up "it was not ready after $PATIENCE_S s"
+  # Once the old one leaves, the new one is the one that serves: nothing is undone any more.
+  if [ -z "$leaving" ] && docker logs --tail 100 "$old" 2>&1 | grep -q "the successor is ready"; then
+    leaving=yes
+    trap - EXIT
+  fi
+  if [ -z "$leaving" ]; then
+    [ "$(state "$new" RestartCount)" = 0 ] && [ "$(state "$new" State.Running)" = true ] || give_up "it ended"
+    [ $((SECONDS - began)) -lt "$PATIENCE_S" ] || give_up "it was not ready after $PATIENCE_S s"
+  fi
   sleep 0.2
 done
 trap - EXIT
+docker update --restart=no "$old" >/dev/null
 code=$(state "$old" State.ExitCode)
 [ "$code" = 0 ] || warn "the old dispatcher ended with exit code $code; its log: $(docker logs --tail 5 "$old" 2>&1)"
-docker rm "$old" >/dev/null
+docker rm -f "$old" >/dev/null
 docker rename "$new" "${name#/}"
 say "The dispatcher was replaced; its containers go on. It runs $(docker exec "$new" /usr/local/bin/lockstep --version)"

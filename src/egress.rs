@@ -4,12 +4,12 @@
 //! `egress.allow` names a network that holds the address. Private networks are not refused: an installation has its own GitLab there.
 //!
 //! A name is looked up once, by [`Egress`] itself, and the connection goes to what was looked up and found allowed: a name that
-//! has another address a moment later gains nothing by it. An address in a URL is not looked up by anybody, so
-//! [`Egress::check`] must be asked before each call. Redirects are not followed and proxies not used, since both would go elsewhere.
+//! has another address a moment later gains nothing by it. An address in a URL is not looked up by anybody, so [`Client::to`] checks
+//! it before each call. Redirects are not followed and proxies not used, since both would go elsewhere.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
@@ -17,10 +17,14 @@ use url::{Host, Url};
 use crate::config::IpNetwork;
 
 /// Addresses outside the link at which clouds hand out credentials.
-const METADATA: [IpAddr; 3] = [
+const METADATA: [IpAddr; 7] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
 ];
 
 /// Which addresses may be called, and whose certificates are trusted there.
@@ -71,11 +75,7 @@ impl Egress {
         if self.allows(address) { Ok(()) } else { Err(Refused(address.to_string())) }
     }
 
-    /// A client that calls only what is allowed, for URLs that were checked.
-    ///
-    /// # Errors
-    /// When TLS cannot be set up: a machine without certificates needs some only when it calls somebody.
-    pub fn client(&self, builder: reqwest::ClientBuilder) -> Result<reqwest::Client, String> {
+    fn build(&self, builder: reqwest::ClientBuilder) -> Result<reqwest::Client, String> {
         let builder = builder
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -90,6 +90,36 @@ impl Egress {
 
     fn allows(&self, address: IpAddr) -> bool {
         !within_reach_of_this_machine_alone(address) || self.allow.iter().any(|network| network.contains(address))
+    }
+}
+
+/// A client that calls only what is allowed, for URLs that were checked. It is made with the first call: an installation that calls
+/// nobody needs neither its memory nor certificates.
+pub struct Client {
+    egress: Egress,
+    configure: fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    made: OnceLock<reqwest::Client>,
+}
+
+impl Client {
+    /// One that goes through this guard.
+    pub fn new(egress: Egress, configure: fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder) -> Self {
+        Self { egress, configure, made: OnceLock::new() }
+    }
+
+    /// The client for a URL.
+    ///
+    /// # Errors
+    /// When that may not be called, or TLS cannot be set up.
+    pub fn to(&self, url: &Url) -> Result<&reqwest::Client, String> {
+        self.egress.check(url).map_err(|refused| refused.to_string())?;
+        match self.made.get() {
+            Some(client) => Ok(client),
+            None => {
+                let client = self.egress.build((self.configure)(reqwest::Client::builder()))?;
+                Ok(self.made.get_or_init(|| client))
+            }
+        }
     }
 }
 
@@ -143,12 +173,12 @@ fn within_reach_of_this_machine_alone(address: IpAddr) -> bool {
     }
 }
 
-/// The IPv4 address that an IPv6 address stands for: by translation (64:ff9b::/96), 6to4 (2002::/16), or as `::a.b.c.d`.
+/// The IPv4 address that an IPv6 address stands for: by translation (64:ff9b::/96, 64:ff9b:1::/48), 6to4 (2002::/16), or as `::a.b.c.d`.
 fn carried(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let [a, b, c, d, e, f, g, h] = address.segments();
     let of = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
     match (a, b, c, d, e, f) {
-        (0x64, 0xff9b, 0, 0, 0, 0) | (0, 0, 0, 0, 0, 0) => Some(of(g, h)),
+        (0x64, 0xff9b, 0 | 1, _, _, _) | (0, 0, 0, 0, 0, 0) => Some(of(g, h)),
         (0x2002, ..) => Some(of(b, c)),
         _ => None,
     }
@@ -178,6 +208,9 @@ mod tests {
             "http://169.254.169.254",
             "http://[fe80::1]",
             "http://[fd00:ec2::254]",
+            "http://[fd20:ce::254]",
+            "http://192.0.0.192",
+            "http://[64:ff9b:1::169.254.169.254]",
             "http://100.100.100.200",
             "http://[::ffff:168.63.129.16]",
             "http://0.0.0.0",
@@ -211,8 +244,9 @@ mod tests {
         let found = look(egress(&["127.0.0.0/8"]), "localhost").await.expect("addresses");
         assert!(!found.is_empty() && found.iter().all(|found| found.is_ipv4()), "{found:?}");
         // The client asks it too.
-        let client = egress(&[]).client(reqwest::Client::builder()).expect("a client");
-        let error = client.get("http://localhost:1/").send().await.expect_err("refused");
+        let client = Client::new(egress(&[]), |builder| builder);
+        let url: Url = "http://localhost:1/".parse().expect("a URL");
+        let error = client.to(&url).expect("a client").get(url).send().await.expect_err("refused");
         assert!(why(&error).contains("egress.allow"), "{error:?}");
     }
 }

@@ -471,7 +471,7 @@ pub struct WebhookSet {
 pub struct WebhookView {
     /// Its name.
     pub name: String,
-    /// The receiver.
+    /// The receiver, without path and query, which may hold a secret.
     pub url: String,
     /// Only events of this app.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -36,7 +36,7 @@ impl Feeder {
     /// For records and logs.
     fn name(&self) -> String {
         match self {
-            Self::Operator(Operator(name)) => format!("operator {name}"),
+            Self::Operator(Operator(name)) => name.to_string(),
             Self::Token => "feed".to_owned(),
             Self::Job(job) => format!("job {job}"),
             Self::Peer(address) => format!("peer {address}"),

@@ -23,6 +23,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::Stream;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::auth::Claim;
 use super::docs::{Guarded, JobPath, OfJob};
@@ -40,6 +41,8 @@ const PIECE: u64 = 64 * 1024;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The follower looks again after so long, should a wake-up be missed.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// A stream ends after so long, so that its credentials are checked anew: its reader resumes with `Last-Event-ID`.
+pub(super) const STREAM_MAX: Duration = Duration::from_secs(15 * 60);
 /// And after so long, when Redis did not answer.
 pub(super) const TRY_AGAIN: Duration = Duration::from_secs(1);
 
@@ -86,8 +89,17 @@ pub(super) async fn events(
     if found.record.state.is_ended() && offset > found.output_bytes {
         return Err(ApiError::OffsetBeyondEnd(found.output_bytes));
     }
-    let mut follower =
-        Follower { api, job, news, offset, shown: None, progress: None, next: VecDeque::new(), over: false };
+    let mut follower = Follower {
+        api,
+        job,
+        news,
+        offset,
+        shown: None,
+        progress: None,
+        next: VecDeque::new(),
+        over: false,
+        until: Instant::now() + STREAM_MAX,
+    };
     follower.show(found);
     Ok(serve(follower.events()))
 }
@@ -122,6 +134,8 @@ struct Follower {
     /// Events to be sent, never more than one piece of output among them.
     next: VecDeque<Event>,
     over: bool,
+    /// When the stream ends, over or not.
+    until: Instant,
 }
 
 impl Follower {
@@ -139,6 +153,9 @@ impl Follower {
                 return Some(event);
             }
             if self.over {
+                return None;
+            }
+            if Instant::now() >= self.until {
                 return None;
             }
             // At the stop the stream ends without `end`: the client resumes elsewhere or later.

@@ -14,6 +14,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::Response;
+use axum::response::sse::Event as SseEvent;
 use serde::Deserialize;
 use serde_json::Map;
 use tokio::sync::watch;
@@ -23,7 +24,7 @@ use super::Shared;
 use super::auth::{Caller, Claim};
 use super::docs::Guarded;
 use super::error::ApiError;
-use super::events::{LOOK_AGAIN, TRY_AGAIN, event, serve};
+use super::events::{LOOK_AGAIN, STREAM_MAX, TRY_AGAIN, event, serve};
 use super::extract::Query;
 use crate::model::event::{Cursor, Event};
 use crate::model::ids::DeploymentId;
@@ -198,32 +199,58 @@ impl Reader {
 }
 
 fn follow(reader: Reader) -> Response {
-    let stream = futures::stream::unfold((reader, VecDeque::new()), |(mut reader, mut ready)| async move {
+    let follower = Follower { until: Instant::now() + STREAM_MAX, told: None, ready: VecDeque::new(), reader };
+    serve(futures::stream::unfold(follower, |mut follower| async move {
+        let event = follower.next().await?;
+        Some((Ok::<_, Infallible>(event), follower))
+    }))
+}
+
+/// A reader that is sent what happens.
+struct Follower {
+    reader: Reader,
+    ready: VecDeque<SseEvent>,
+    /// The place that the other end knows, and since when.
+    told: Option<(Cursor, Instant)>,
+    until: Instant,
+}
+
+impl Follower {
+    async fn next(&mut self) -> Option<SseEvent> {
         loop {
-            if let Some(event) = ready.pop_front() {
-                return Some((Ok::<_, Infallible>(event), (reader, ready)));
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
             }
             // At the stop the stream ends: the reader resumes elsewhere or later.
-            if reader.api.stop.is_cancelled() {
+            if self.reader.api.stop.is_cancelled() || Instant::now() >= self.until {
                 return None;
             }
-            match reader.read(PAGE).await {
-                Ok(events) => {
-                    if std::mem::take(&mut reader.missed) {
-                        ready.push_back(event("missed", &Map::new()));
-                    }
-                    ready.extend(events.iter().map(|it| event(&it.kind, it).id(&it.id)));
-                }
+            match self.reader.read(PAGE).await {
+                Ok(events) => self.take(&events),
                 Err(error) => {
                     tracing::debug!(%error, "a reader of events waits for Redis");
-                    reader.wait(Instant::now() + TRY_AGAIN).await;
+                    self.reader.wait(Instant::now() + TRY_AGAIN).await;
                     continue;
                 }
             }
-            if ready.is_empty() && !reader.more {
-                reader.wait(Instant::now() + LOOK_AGAIN).await;
+            if self.ready.is_empty() && !self.reader.more {
+                self.reader.wait(Instant::now() + LOOK_AGAIN).await;
             }
         }
-    });
-    serve(stream)
+    }
+
+    fn take(&mut self, events: &[CloudEvent]) {
+        if std::mem::take(&mut self.reader.missed) {
+            self.ready.push_back(event("missed", &Map::new()));
+        }
+        self.ready.extend(events.iter().map(|it| event(&it.kind, it).id(&it.id)));
+        // Where to resume is told also while all that happens is others': an id without data is remembered and no event.
+        let due = self.told.is_none_or(|(at, since)| at != self.reader.at && since.elapsed() >= LOOK_AGAIN);
+        if events.is_empty() && due {
+            self.ready.push_back(SseEvent::default().id(self.reader.at.to_string()));
+        }
+        if due || !events.is_empty() {
+            self.told = Some((self.reader.at, Instant::now()));
+        }
+    }
 }

@@ -66,7 +66,9 @@ pub(super) async fn issue(
     let dispatcher = api.dispatcher.clone();
     let issuing = async move {
         let store = dispatcher.store();
-        store.audit(by.as_str(), "issue-token", name.as_str(), &why).await?;
+        let until = expires_in.map_or_else(|| "until revoked".to_owned(), |seconds| format!("for {seconds} s"));
+        let of = groups.iter().map(Word::as_str).collect::<Vec<_>>().join(" ");
+        store.audit(by.as_str(), "issue-token", &format!("{name}: {role}, {until}, groups: {of}"), &why).await?;
         let token = pepper::draw_token();
         let now = store.now_ms().await?;
         let stored = StoredToken {

@@ -2,6 +2,7 @@
 
 use crate::model::app::App;
 use crate::model::job::{Record, State};
+use crate::model::webhook;
 use crate::store::{AuditLine, DeadLetter, Freeze, JobView, LockState, StoredApp, StoredToken, StoredWebhook};
 use crate::wire;
 pub(super) use crate::wire::time;
@@ -93,13 +94,13 @@ pub(super) fn audit(line: AuditLine) -> wire::AuditView {
 
 /// A webhook, without its secret.
 pub(super) fn webhook(stored: StoredWebhook) -> wire::WebhookView {
-    let StoredWebhook { webhook, by, after, streak, error, delivered_ms, dead, sealed: _ } = stored;
+    let StoredWebhook { webhook: hook, by, after, streak, error, delivered_ms, dead, sealed: _ } = stored;
     let failing = (streak.failures > 0).then_some(streak);
     wire::WebhookView {
-        name: webhook.name.into(),
-        url: webhook.url.into(),
-        deployment_id: webhook.deployment_id.map(Into::into),
-        types: webhook.types,
+        name: hook.name.into(),
+        url: webhook::shown(&hook.url),
+        deployment_id: hook.deployment_id.map(Into::into),
+        types: hook.types,
         by,
         after: after.to_string(),
         delivered_at: delivered_ms.map(time),

@@ -7,7 +7,7 @@ use super::auth::{Operator, Viewer};
 use super::docs::{Guarded, NamePath, WithBody};
 use super::error::ApiError;
 use super::extract::{Json, Named, OptionalJson, optional_reason};
-use super::{Shared, view};
+use super::{Api, Shared, view};
 use crate::model::event::Cursor;
 use crate::model::ids::{DeploymentId, Word};
 use crate::model::webhook::{self, TYPES_MAX, Webhook};
@@ -29,8 +29,13 @@ pub(super) async fn list(State(api): State<Shared>, _: Viewer) -> Result<axum::J
     Ok(axum::Json(WebhookList { webhooks: webhooks.into_iter().map(view::webhook).collect() }))
 }
 
-fn cursor(text: &str) -> Result<Cursor, ApiError> {
-    text.parse().map_err(|error| ApiError::Invalid(format!("after {error}")))
+/// Reads where a webhook is to go on.
+async fn cursor(api: &Api, text: &str) -> Result<Cursor, ApiError> {
+    let after: Cursor = text.parse().map_err(|error| ApiError::Invalid(format!("after {error}")))?;
+    if after > api.dispatcher.store().newest_event().await? {
+        return Err(ApiError::Invalid("after lies behind the newest event; it must be the id of one, or 0-0".into()));
+    }
+    Ok(after)
 }
 
 /// Make or change a webhook
@@ -69,11 +74,16 @@ pub(super) async fn set(
     if given.as_ref().is_some_and(|secret| signing_key(secret).is_none()) {
         return Err(invalid("secret must be whsec_ and 24 to 64 bytes in base64".into()));
     }
-    let after = after.as_deref().map(cursor).transpose()?;
+    let after = match after {
+        Some(after) => Some(cursor(&api, &after).await?),
+        None => None,
+    };
     let dispatcher = api.dispatcher.clone();
     let setting = async move {
         let store = dispatcher.store();
-        store.audit(by.as_str(), "set-webhook", name.as_str(), &why).await?;
+        let app = deployment_id.as_ref().map_or_else(|| "all apps".to_owned(), |app| format!("app {app}"));
+        let about = format!("{name}: {app} to {}", webhook::shown(&url));
+        store.audit(by.as_str(), "set-webhook", &about, &why).await?;
         let replace = given.is_some();
         let secret = given.unwrap_or_else(pepper::draw_webhook_secret);
         let sealed = dispatcher.pepper().seal_webhook(&name, &secret);
@@ -84,7 +94,7 @@ pub(super) async fn set(
             Recorded::Many(count) => return Err(ApiError::TooMany(count)),
             Recorded::Taken => return Err(ApiError::NameTaken),
         };
-        tracing::info!(%name, url = %webhook.url, %by, "a webhook was set");
+        tracing::info!(webhook = about, %by, "a webhook was set");
         let stored = store.webhook(&name).await?.ok_or(ApiError::UnknownWebhook)?;
         Ok(WebhookSet { secret: drawn, view: view::webhook(stored) })
     };
@@ -165,7 +175,7 @@ pub(super) async fn replay(
     Json(ReplayRequest { after, reason }): Json<ReplayRequest>,
 ) -> Result<(StatusCode, axum::Json<WebhookView>), ApiError> {
     let why = optional_reason(reason.as_deref())?;
-    let after = cursor(&after)?;
+    let after = cursor(&api, &after).await?;
     let store = api.dispatcher.store();
     store.audit(by.as_str(), "replay", &format!("{name} after {after}"), &why).await?;
     if !store.replay(&name, after).await? {

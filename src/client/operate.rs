@@ -37,6 +37,7 @@ pub(super) async fn status(args: Status, http: &Http, screen: &mut Screen) -> Re
         return Ok(Exit::Done);
     }
     let job: Job = answer.json().map_err(|error| http.fault(&error, &about))?;
+    screen.shield();
     for line in describe(&job, screen.look().colour) {
         screen.say(&line);
     }
@@ -89,6 +90,7 @@ pub(super) async fn logs(args: Logs, http: Arc<Http>, screen: &mut Screen) -> Re
 /// `cancel`
 pub(super) async fn cancel(args: Cancel, http: Arc<Http>, screen: &mut Screen) -> Result<Exit, Fault> {
     let mut signals = Signals::listen();
+    screen.shield();
     let id = args.of.job.to_string();
     let about = format!("the cancel of job {id}");
     let body = Because { reason: args.reason.clone() };
@@ -285,5 +287,5 @@ pub(super) fn say_json(screen: &mut Screen, answer: &Answer) {
             shown.push(character);
         }
     }
-    screen.say(&shown);
+    screen.say(&shown.replace("##[", "##\\u005b"));
 }

@@ -66,6 +66,8 @@ pub(super) struct Screen {
     err: Box<dyn Write + Send>,
     look: Look,
     filter: Filter,
+    /// What may be the beginning of a command, and is shown with what follows.
+    held: String,
     /// Ends what keeps lines of the output from being taken for commands.
     resume: Option<String>,
     line_start: bool,
@@ -87,6 +89,7 @@ impl Screen {
             err,
             look,
             filter: Filter::new(look.colour),
+            held: String::new(),
             resume: None,
             line_start: true,
             status_shown: false,
@@ -124,9 +127,23 @@ impl Screen {
         self.filter.push(bytes, &mut shown);
         if !shown.is_empty() {
             self.wipe();
+            let shown = self.tamed(&shown, false);
             self.put(&shown);
             self.line_start = self.filter.at_line_start();
         }
+    }
+
+    /// GitHub carries out its older commands (`##[…`) from anywhere in a line, and formats them where others are stopped. What may be the
+    /// beginning of one is held back until it is known.
+    fn tamed(&mut self, text: &str, last: bool) -> String {
+        if !self.look.commands {
+            return text.to_owned();
+        }
+        let text = (std::mem::take(&mut self.held) + text).replace("##[", "# #[");
+        let hashes = text.bytes().rev().take_while(|byte| *byte == b'#').count().min(2);
+        let (shown, held) = text.split_at(if last { text.len() } else { text.len() - hashes });
+        held.clone_into(&mut self.held);
+        shown.to_owned()
     }
 
     /// The job's output is over: what was held back is shown.
@@ -134,6 +151,7 @@ impl Screen {
         let mut shown = String::new();
         self.filter.finish(&mut shown);
         self.wipe();
+        let shown = self.tamed(&shown, true);
         self.put(&shown);
         self.line_start = self.filter.at_line_start();
     }
@@ -142,6 +160,7 @@ impl Screen {
     pub(super) fn say(&mut self, line: &str) {
         self.wipe();
         let gap = if self.line_start { "" } else { "\n" };
+        let line = if self.look.commands { line.replace("##[", "# #[") } else { line.to_owned() };
         self.put(&format!("{gap}{line}\n"));
         self.line_start = true;
     }

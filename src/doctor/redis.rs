@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const OLDEST: u32 = 7;
 
 /// Every command that the store uses, in scripts or not.
-const COMMANDS: [&str; 52] = [
+const COMMANDS: [&str; 53] = [
     "append",
     "del",
     "eval",
@@ -60,6 +60,7 @@ const COMMANDS: [&str; 52] = [
     "subscribe",
     "time",
     "xadd",
+    "xinfo stream",
     "xdel",
     "xlen",
     "xrange",

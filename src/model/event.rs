@@ -39,6 +39,9 @@ impl Cursor {
     /// Before every event.
     pub const START: Self = Self { ms: 0, number: 0 };
 
+    /// Behind every event.
+    pub const END: Self = Self { ms: u64::MAX, number: u64::MAX };
+
     /// When it was given, in milliseconds since 1970.
     pub fn ms(self) -> u64 {
         self.ms

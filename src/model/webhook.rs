@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::event::Event;
@@ -61,6 +62,12 @@ impl Webhook {
     }
 }
 
+/// An address as it is shown: what may be a secret in its path is left out.
+pub fn shown(url: &Url) -> String {
+    let more = if url.path() == "/" && url.query().is_none() { "" } else { "…" };
+    format!("{}/{more}", url.origin().ascii_serialization())
+}
+
 /// Reads the address of a receiver. `http_on_loopback`: whether one on this machine may do without TLS.
 ///
 /// # Errors
@@ -106,11 +113,16 @@ impl Failure {
 }
 
 /// Failures in a row, up to now. Times are milliseconds since 1970.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Streak {
-    /// How often the event that is next was tried.
-    pub tries: u32,
-    /// Failures since the last success, of whichever event.
+    /// How often the event that is next was refused.
+    pub refusals: u32,
+    /// How often in a row the receiver was away.
+    pub away: u32,
+    /// When the first of these was.
+    pub away_since_ms: u64,
+    /// Failures since the last success, of whichever kind and event.
     pub failures: u32,
     /// When the first of them was.
     pub since_ms: u64,
@@ -119,24 +131,37 @@ pub struct Streak {
 }
 
 impl Streak {
-    /// What follows from a failure: the streak, and whether the event is given up.
-    pub fn after(self, failure: Failure, now_ms: u64, pace: &Pace) -> (Self, bool) {
-        let failures = self.failures.saturating_add(1);
-        let tries = self.tries.saturating_add(1);
-        let since_ms = if self.failures == 0 { now_ms } else { self.since_ms };
-        let given_up = match failure {
-            Failure::Away => pace.older(since_ms, now_ms),
-            Failure::Refused => tries >= pace.tries,
+    /// What follows from a failure with an event that happened then: the streak, and whether the event is given up.
+    pub fn after(self, failure: Failure, happened_ms: u64, now_ms: u64, pace: &Pace) -> (Self, bool) {
+        let since = |count: u32, since_ms: u64| if count == 0 { now_ms } else { since_ms };
+        let mut next =
+            Self { failures: self.failures.saturating_add(1), since_ms: since(self.failures, self.since_ms), ..self };
+        let wait = match failure {
+            Failure::Away => {
+                (next.away, next.away_since_ms) = (self.away.saturating_add(1), since(self.away, self.away_since_ms));
+                pace.wait_ms(next.away)
+            }
+            Failure::Refused => {
+                (next.away, next.away_since_ms) = (0, 0);
+                next.refusals = self.refusals.saturating_add(1);
+                pace.wait_ms(next.refusals)
+            }
         };
+        let given_up = next.refusals >= pace.tries || next.gives_up(happened_ms, now_ms, pace);
         // A receiver that answers can be sent the next event at once.
-        let wait = if given_up && failure == Failure::Refused { 0 } else { pace.wait_ms(failures) };
-        let tries = if given_up { 0 } else { tries };
-        (Self { tries, failures, since_ms, next_ms: now_ms.saturating_add(wait) }, given_up)
+        let wait = if given_up && failure == Failure::Refused { 0 } else { wait };
+        let next = Self { next_ms: now_ms.saturating_add(wait), ..next };
+        (if given_up { next.with_next_event() } else { next }, given_up)
     }
 
     /// Whether an event that happened then is given up without being tried: nobody has answered for too long.
     pub fn gives_up(self, happened_ms: u64, now_ms: u64, pace: &Pace) -> bool {
-        self.failures > 0 && pace.older(self.since_ms, now_ms) && pace.older(happened_ms, now_ms)
+        self.away > 0 && pace.older(self.away_since_ms, now_ms) && pace.older(happened_ms, now_ms)
+    }
+
+    /// The same, once another event is next.
+    pub fn with_next_event(self) -> Self {
+        Self { refusals: 0, ..self }
     }
 }
 
@@ -174,35 +199,58 @@ mod tests {
         assert_eq!(PACE.wait_ms(u32::MAX), 900_000);
     }
 
-    #[test]
-    fn what_is_refused_is_given_up_after_eight_tries_and_the_next_one_is_sent_at_once() {
-        let mut streak = Streak::default();
-        for tries in 1..8 {
-            let (next, given_up) = streak.after(Failure::Refused, 1000, &PACE);
-            assert!(!given_up && next.next_ms > 1000, "{tries}");
-            assert_eq!(next.tries, tries);
-            streak = next;
+    /// A streak after so many failures of a kind with an event that has just happened, and whether it is given up by the last.
+    fn failing(mut streak: Streak, failure: Failure, times: u32, now: u64) -> (Streak, bool) {
+        let mut given_up = false;
+        for _ in 0..times {
+            assert!(!given_up);
+            (streak, given_up) = streak.after(failure, now, now, &PACE);
         }
-        let (next, given_up) = streak.after(Failure::Refused, 9000, &PACE);
-        assert!(given_up);
-        assert_eq!((next.tries, next.next_ms, next.since_ms), (0, 9000, 1000));
-        assert!(!next.gives_up(0, DAY, &PACE), "the next one is tried");
+        (streak, given_up)
     }
 
     #[test]
-    fn a_receiver_that_is_away_gets_a_day() {
-        let (streak, given_up) = Streak::default().after(Failure::Away, 10, &PACE);
+    fn what_is_refused_is_given_up_after_eight_tries_and_so_is_the_next_one() {
+        let mut streak = Streak::default();
+        for event in 1..=3 {
+            let (before, given_up) = failing(streak, Failure::Refused, 7, 1000);
+            assert!(!given_up && before.refusals == 7, "{event}");
+            assert_eq!(before.next_ms, 321_000, "the seventh wait is the same for each event");
+            let (next, given_up) = before.after(Failure::Refused, 1000, 9000, &PACE);
+            assert!(given_up);
+            assert_eq!((next.refusals, next.next_ms, next.since_ms, next.failures), (0, 9000, 1000, event * 8));
+            // However long that goes on: it answers, so the next one is tried.
+            assert!(!next.gives_up(0, 9 * DAY, &PACE));
+            streak = next;
+        }
+    }
+
+    #[test]
+    fn a_receiver_that_was_away_may_refuse_as_often_as_any() {
+        let (streak, _) = failing(Streak::default(), Failure::Away, 20, 1000);
+        let (streak, given_up) = failing(streak, Failure::Refused, 7, 1000);
+        assert!(!given_up && streak.away == 0);
+        assert!(streak.after(Failure::Refused, 1000, 1000, &PACE).1);
+    }
+
+    #[test]
+    fn a_receiver_that_is_away_gets_a_day_for_each_event() {
+        let (streak, given_up) = Streak::default().after(Failure::Away, 0, 10, &PACE);
         assert!(!given_up);
-        let (streak, given_up) = streak.after(Failure::Away, DAY + 10, &PACE);
+        let (streak, given_up) = streak.after(Failure::Away, 0, DAY + 10, &PACE);
         assert!(!given_up);
-        let (streak, given_up) = streak.after(Failure::Away, DAY + 11, &PACE);
+        let (streak, given_up) = streak.after(Failure::Away, 0, DAY + 11, &PACE);
         assert!(given_up);
-        // What has waited as long goes with it; what is younger is tried.
+        // What has waited as long goes with it; what is younger is tried, and kept when that fails.
         let now = DAY + 12;
         assert!(streak.gives_up(0, now, &PACE) && !streak.gives_up(now - DAY, now, &PACE));
+        assert!(!streak.after(Failure::Away, now - DAY, now, &PACE).1);
+        // Once it has answered, the time begins anew.
+        let (streak, _) = streak.after(Failure::Refused, now, now, &PACE);
+        assert!(!streak.after(Failure::Away, 0, now, &PACE).1);
         // What is sent again by hand has a new day before it.
         assert!(!Streak::default().gives_up(0, now, &PACE));
-        assert!(!Streak::default().after(Failure::Away, now, &PACE).1);
+        assert!(!Streak::default().after(Failure::Away, 0, now, &PACE).1);
     }
 
     #[test]
@@ -240,6 +288,9 @@ mod tests {
         }
         assert!(receiver("http://127.0.0.1:1/", true).is_ok() && receiver("http://127.0.0.1:1/", false).is_err());
         assert!(receiver(&format!("https://example.org/{}", "x".repeat(URL_MAX)), false).is_err());
+        let shown_as = |url: &str| shown(&receiver(url, false).expect("a receiver"));
+        assert_eq!(shown_as("https://example.org"), "https://example.org/");
+        assert_eq!(shown_as("https://example.org:8443/hooks/T0/B0/key?token=x"), "https://example.org:8443/…");
     }
 
     #[test]

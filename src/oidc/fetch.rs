@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 use serde_json::Value;
 use url::Url;
 
-use crate::egress::{Egress, why};
+use crate::egress::{Client, Egress, why};
 use crate::model::oidc;
 
 /// The longest answer that is read, in bytes.
@@ -23,15 +23,15 @@ const KEYS_MAX: usize = 64;
 
 /// Asks issuers.
 pub(super) struct Fetch {
-    /// Otherwise why there is none.
-    client: Result<reqwest::Client, String>,
-    egress: Egress,
+    client: Client,
+    http_on_loopback: bool,
 }
 
 impl Fetch {
     pub(super) fn new(egress: Egress) -> Self {
-        let builder = reqwest::Client::builder().timeout(PATIENCE).pool_max_idle_per_host(0);
-        Self { client: egress.client(builder), egress }
+        let http_on_loopback = egress.allows_loopback();
+        let client = Client::new(egress, |builder| builder.timeout(PATIENCE).pool_max_idle_per_host(0));
+        Self { client, http_on_loopback }
     }
 
     /// The keys of an issuer, those that cannot be read left out.
@@ -52,9 +52,8 @@ impl Fetch {
         if at.len() > ADDRESS_MAX {
             return Err(format!("an address has more than {ADDRESS_MAX} bytes"));
         }
-        let url: Url = oidc::address(at, self.egress.allows_loopback()).map_err(|what| format!("{at}: {what}"))?;
-        self.egress.check(&url).map_err(|refused| format!("{at}: {refused}"))?;
-        let client = self.client.as_ref().map_err(Clone::clone)?;
+        let url: Url = oidc::address(at, self.http_on_loopback).map_err(|what| format!("{at}: {what}"))?;
+        let client = self.client.to(&url).map_err(|error| format!("{at}: {error}"))?;
         let trouble = |error: reqwest::Error| format!("{at}: {}", why(&error));
         let mut response = client.get(url).header("accept", "application/json").send().await.map_err(trouble)?;
         if response.status() != StatusCode::OK {

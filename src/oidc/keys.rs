@@ -7,6 +7,7 @@
 //! * Requests that come at one time share a call. It is made by a task of its own: who hangs up spoils it for nobody.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -64,6 +65,8 @@ struct Issuer {
     held: Mutex<Option<Held>>,
     /// Held during a call.
     asked: tokio::sync::Mutex<Asked>,
+    /// Whether the last call failed.
+    away: AtomicBool,
     used: Mutex<Instant>,
 }
 
@@ -109,15 +112,20 @@ impl Keys {
         if let Some(key) = issuer.held(self.pace.fresh).and_then(|held| held.find(wanted)) {
             return Ok(key);
         }
+        // An issuer that is away holds nobody up whose key is known.
+        let known = issuer.held(self.pace.stale).filter(|_| issuer.away.load(Ordering::Relaxed));
+        let known = known.and_then(|held| held.find(wanted));
         let (this, wanted) = (self.clone(), wanted.clone());
         let asking = tokio::spawn(async move { this.ask(&issuer, &wanted, came).await });
+        if let Some(key) = known {
+            return Ok(key);
+        }
         asking.await.unwrap_or(Err(NoKey::Unavailable))
     }
 
-    /// A key that is there already.
-    pub(super) fn at_hand(&self, issuer: &str, wanted: &Wanted) -> Option<Arc<Jwk>> {
-        let issuer = self.issuers.lock().unwrap_or_else(PoisonError::into_inner).get(issuer).cloned()?;
-        issuer.held(self.pace.stale)?.find(wanted)
+    /// Whether an issuer was asked for, or is one whose keys are there.
+    pub(super) fn knows(&self, issuer: &str) -> bool {
+        self.issuers.lock().unwrap_or_else(PoisonError::into_inner).contains_key(issuer)
     }
 
     fn issuer(&self, name: &str) -> Arc<Issuer> {
@@ -132,6 +140,7 @@ impl Keys {
             name: name.to_owned(),
             held: Mutex::default(),
             asked: tokio::sync::Mutex::default(),
+            away: AtomicBool::new(false),
             used: Mutex::new(Instant::now()),
         });
         issuers.insert(name.to_owned(), issuer.clone());
@@ -160,10 +169,12 @@ impl Keys {
                     let held = Held { at: Instant::now(), keys: keys.into_iter().map(Arc::new).collect() };
                     *issuer.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
                     asked.failed = None;
+                    issuer.away.store(false, Ordering::Relaxed);
                 }
                 Err(error) => {
                     tracing::warn!(issuer = issuer.name, error, "an issuer of ID tokens was not reached");
                     asked.failed = Some(Instant::now());
+                    issuer.away.store(true, Ordering::Relaxed);
                 }
             }
         }

@@ -20,6 +20,9 @@ impl Store {
     /// Lines before a place, newest first, at most `limit` of them.
     pub async fn audit_lines(&self, before: Option<Cursor>, limit: usize) -> Result<Vec<AuditLine>> {
         let key = self.keys().audit();
+        if before == Some(Cursor::START) {
+            return Ok(Vec::new());
+        }
         let end = before.map_or_else(|| "+".to_owned(), |before| format!("({before}"));
         let answers = self.read(self.quick(), &key, |pipe| {
             pipe.cmd("XREVRANGE").arg(&key).arg(end).arg("-").arg("COUNT").arg(limit);

@@ -6,13 +6,16 @@
 
 use redis::Value;
 
-use super::value::{items, pairs, text};
+use super::value::{items, number, pairs, text};
 use super::{Events, Result, Store, StoreError};
 use crate::model::event::{Cursor, Event};
 
 impl Store {
     /// The events after a cursor, at most `limit` of them. Costs what is read.
     pub async fn events(&self, after: Cursor, limit: usize) -> Result<Events> {
+        if after == Cursor::END {
+            return Ok(Events { events: Vec::new(), next: after, last: true, missed: false });
+        }
         let key = self.keys().events();
         let answers = self.read(self.outlet(), &key, |pipe| {
             pipe.cmd("XRANGE").arg(&key).arg(format!("({after}")).arg("+").arg("COUNT").arg(limit.max(1));
@@ -21,7 +24,8 @@ impl Store {
         let mut answers = answers.await?;
         let entries = items(answers.next()?);
         // Where the last one that was seen is not there any more, those behind it may be gone as well.
-        let missed = after > Cursor::START && items(answers.next()?).is_empty();
+        let gone = after > Cursor::START && items(answers.next()?).is_empty();
+        let missed = gone && self.newest_event_ever().await? != Some(after);
         let last = entries.len() < limit.max(1);
         let mut next = after;
         let mut events = Vec::with_capacity(entries.len());
@@ -35,6 +39,23 @@ impl Store {
             }
         }
         Ok(Events { events, next, last, missed })
+    }
+
+    /// The place of the newest event that was told in this memory, also if it is not kept any more; none: nothing was.
+    async fn newest_event_ever(&self) -> Result<Option<Cursor>> {
+        let key = self.keys().events();
+        let answers = self.read(self.quick(), &key, |pipe| {
+            pipe.cmd("EXISTS").arg(&key);
+        });
+        if number::<u64>(&answers.await?.next()?) != Some(1) {
+            return Ok(None);
+        }
+        let answers = self.read(self.quick(), &key, |pipe| {
+            pipe.cmd("XINFO").arg("STREAM").arg(&key);
+        });
+        let mut fields = pairs(answers.await?.next()?).into_iter();
+        let last = fields.find(|(name, _)| text(name) == Some("last-generated-id"));
+        Ok(last.and_then(|(_, id)| text(&id)?.parse().ok()))
     }
 
     /// The place of the newest event so far.

@@ -55,9 +55,9 @@ scripts! {
     UNFREEZE = "_words" "_epoch" "_lock" "unfreeze";
     ISSUE = "_words" "_epoch" "issue";
     REVOKE = "_words" "_epoch" "revoke";
-    SET_WEBHOOK = "_words" "_epoch" "set_webhook";
+    SET_WEBHOOK = "_words" "_epoch" "_letters" "set_webhook";
     REMOVE_WEBHOOK = "_words" "_epoch" "remove_webhook";
-    REPLAY = "_words" "_epoch" "replay";
+    REPLAY = "_words" "_epoch" "_letters" "replay";
     DELIVER = "_words" "_epoch" "deliver";
     DELIVERED = "_words" "_epoch" "delivered";
     REBUILD = "_words" "_lock" "_rescue" "rebuild";

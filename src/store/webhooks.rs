@@ -56,7 +56,7 @@ impl Store {
         Ok(reply.await?.word == "OK")
     }
 
-    /// The webhooks, ordered by name.
+    /// The webhooks, ordered by name; one that cannot be read is left out.
     pub async fn webhooks(&self) -> Result<Vec<StoredWebhook>> {
         let key = self.keys().webhooks();
         let answers = self.read(self.quick(), &key, |pipe| {
@@ -65,15 +65,18 @@ impl Store {
         let names = items(answers.await?.next()?);
         let mut names: Vec<Word> = names.iter().filter_map(|name| text(name)?.parse().ok()).collect();
         names.sort();
-        self.webhooks_named(&names).await
+        let found = self.webhooks_named(&names).await?.into_iter();
+        Ok(found
+            .filter_map(|found| found.inspect_err(|error| tracing::error!(%error, "a webhook is left out")).ok())
+            .collect())
     }
 
     /// One webhook; none: there is none of that name.
     pub async fn webhook(&self, name: &Word) -> Result<Option<StoredWebhook>> {
-        Ok(self.webhooks_named(std::slice::from_ref(name)).await?.pop())
+        self.webhooks_named(std::slice::from_ref(name)).await?.pop().transpose()
     }
 
-    async fn webhooks_named(&self, names: &[Word]) -> Result<Vec<StoredWebhook>> {
+    async fn webhooks_named(&self, names: &[Word]) -> Result<Vec<Result<StoredWebhook>>> {
         let answers = self.read(self.quick(), "webhooks", |pipe| {
             for name in names {
                 pipe.cmd("HGETALL").arg(self.keys().webhook(name));
@@ -84,9 +87,12 @@ impl Store {
         let mut webhooks = Vec::new();
         for name in names {
             let (fields, dead) = (pairs(answers.next()?), number(&answers.next()?).unwrap_or(0));
-            if !fields.is_empty() {
-                let webhook = stored_webhook(name, fields, dead);
-                webhooks.push(webhook.ok_or_else(|| StoreError::Unreadable(self.keys().webhook(name)))?);
+            if fields.is_empty() {
+                continue;
+            }
+            match stored_webhook(name, fields, dead) {
+                Some(webhook) => webhooks.push(Ok(webhook)),
+                None => webhooks.push(Err(StoreError::Unreadable(self.keys().webhook(name)))),
             }
         }
         Ok(webhooks)
@@ -116,7 +122,7 @@ impl Store {
         let Delivery { after, streak, error, arrived, dead } = delivery;
         let reply = self.run(&scripts::DELIVERED, self.quick(), |call| {
             call.arg(name.as_str()).arg(version).arg(after.to_string());
-            call.arg(streak.tries).arg(streak.failures).arg(streak.since_ms).arg(streak.next_ms);
+            call.arg(serde_json::to_string(streak).expect("numbers can be written as JSON"));
             call.arg(error.unwrap_or_default()).arg(u8::from(*arrived));
             for (event, why) in *dead {
                 call.arg(event.to_string()).arg(why);
@@ -141,8 +147,6 @@ fn stored_webhook(name: &Word, fields: Vec<(Value, Value)>, dead: u64) -> Option
         fields.into_iter().filter_map(|(field, value)| Some((text(&field)?.to_owned(), value))).collect();
     let sealed = bytes(fields.remove("sealed")?)?;
     let word = |field: &str| fields.get(field).and_then(text);
-    let count = |field: &str| word(field).and_then(|text| text.parse::<u64>().ok());
-    let failures = |field: &str| count(field).and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
     Some(StoredWebhook {
         webhook: Webhook {
             name: name.clone(),
@@ -155,14 +159,9 @@ fn stored_webhook(name: &Word, fields: Vec<(Value, Value)>, dead: u64) -> Option
         },
         by: word("by")?.to_owned(),
         after: word("after")?.parse().ok()?,
-        streak: Streak {
-            tries: failures("tries"),
-            failures: failures("failures"),
-            since_ms: count("since_ms").unwrap_or(0),
-            next_ms: count("next_ms").unwrap_or(0),
-        },
+        streak: word("streak").map_or(Some(Streak::default()), |streak| serde_json::from_str(streak).ok())?,
         error: word("error").filter(|error| !error.is_empty()).map(str::to_owned),
-        delivered_ms: count("delivered_ms"),
+        delivered_ms: word("delivered_ms").and_then(|text| text.parse().ok()),
         dead,
         sealed,
     })

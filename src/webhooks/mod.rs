@@ -27,7 +27,7 @@ use crate::model::ids::Word;
 pub use crate::model::webhook::Pace;
 use crate::model::webhook::{Failure, Streak, Webhook};
 use crate::store::{Delivery, Events, Store, StoreError};
-use crate::wire::CloudEvent;
+use crate::wire::{self, CloudEvent};
 use send::Post;
 pub use send::signing_key;
 
@@ -91,30 +91,33 @@ impl Webhooks {
             match self.go_on(&name, &version).await {
                 Ok(()) | Err(StoreError::Epoch | StoreError::Stale(_)) => return,
                 Err(StoreError::NotReached(error)) => {
-                    tracing::debug!(webhook = %name, error, "a webhook waits for Redis")
+                    tracing::debug!(webhook = %name, error, "a webhook waits for Redis");
+                    tokio::time::sleep(TRY_AGAIN).await;
                 }
                 Err(StoreError::Unreadable(what)) => {
                     tracing::error!(webhook = %name, what, "a webhook cannot be read; remove it and set it anew");
+                    return std::future::pending().await;
                 }
             }
-            tokio::time::sleep(TRY_AGAIN).await;
         }
     }
 
     /// Sends from where it was recorded to be, for as long as it is let; returns when there is no such webhook, or no such version of it.
     async fn go_on(&self, name: &Word, version: &str) -> Result<(), StoreError> {
         let Some(stored) = self.store().webhook(name).await? else { return Ok(()) };
-        let (webhook, after, streak) = (stored.webhook, stored.after, stored.streak);
-        let mut place = Place { webhook, version, streak, at: after, skipped: 0 };
+        let mut place = Place {
+            webhook: stored.webhook,
+            version,
+            streak: stored.streak,
+            error: stored.error,
+            arrived: false,
+            at: stored.after,
+            skipped: 0,
+        };
         let secret = self.dispatcher.pepper().open_webhook(name, &stored.sealed);
         let Some(key) = secret.as_ref().and_then(signing_key) else {
-            self.record(
-                &mut place,
-                Some("its secret cannot be read with the present auth.pepper; set another one"),
-                false,
-                &[],
-            )
-            .await?;
+            place.error = Some("its secret cannot be read with the present auth.pepper; set another one".to_owned());
+            self.record(&mut place, &[]).await?;
             return std::future::pending().await;
         };
         let mut news = self.store().event_news();
@@ -125,10 +128,11 @@ impl Webhooks {
                 return Ok(());
             }
             let Events { events, next, last, missed } = self.store().events(place.at, PIECE).await?;
-            if missed && place.streak.failures > 0 {
-                let lost =
-                    [(place.at, "events right after this one are not kept any more, and were not sent".to_owned())];
-                self.record(&mut place, None, false, &lost).await?;
+            if missed && !events.is_empty() {
+                tracing::error!(webhook = %name, after = %place.at, "events are not kept any more that were not sent yet");
+                let what = "events right after this one are not kept any more, and were not sent";
+                let lost = [(place.at, what.to_owned())];
+                self.record(&mut place, &lost).await?;
             }
             for event in events {
                 if place.webhook.wants(&event) {
@@ -139,11 +143,10 @@ impl Webhooks {
                 }
             }
             place.at = next;
-            if place.skipped >= SKIPPED_MAX {
-                self.record(&mut place, None, false, &[]).await?;
-            }
-            if last {
-                let _ = tokio::time::timeout(LOOK_AGAIN, news.changed()).await;
+            let idle = last && tokio::time::timeout(LOOK_AGAIN, news.changed()).await.is_err();
+            // Its place is that of an event which is kept, as long as it keeps up.
+            if place.skipped >= SKIPPED_MAX || (idle && place.skipped > 0) {
+                self.record(&mut place, &[]).await?;
             }
         }
     }
@@ -154,24 +157,30 @@ impl Webhooks {
             if place.streak.failures > 0 {
                 let now = self.store().now_ms().await?;
                 if place.streak.gives_up(event.at.ms(), now, &self.pace) {
-                    let since = crate::wire::time(place.streak.since_ms);
+                    let since = wire::time(place.streak.away_since_ms);
                     place.at = event.at;
+                    place.streak = place.streak.with_next_event();
                     let dead = [(event.at, format!("not tried: the receiver has been away since {since}"))];
-                    return self.record(place, Some("the receiver is away"), false, &dead).await;
+                    return self.record(place, &dead).await;
                 }
-                tokio::time::sleep(Duration::from_millis(place.streak.next_ms.saturating_sub(now))).await;
+                // Redis' clock may be set back.
+                let wait = Duration::from_millis(place.streak.next_ms.saturating_sub(now));
+                tokio::time::sleep(wait.min(self.pace.longest)).await;
             }
             let body = CloudEvent::new(event, &self.dispatcher.source(), self.dispatcher.public_url());
             let body = serde_json::to_vec(&body).map_err(|error| StoreError::Unreadable(error.to_string()))?;
-            let sent =
-                self.post.send(&place.webhook.url, &event.at.to_string(), clock::wall_ms() / 1000, body, key).await;
-            let Err((failure, why)) = sent else {
-                place.streak = Streak::default();
-                place.at = event.at;
-                return self.record(place, None, true, &[]).await;
-            };
-            if self.failed(place, event, failure, &why).await? {
-                return Ok(());
+            let (id, timestamp) = (event.at.to_string(), clock::wall_ms() / 1000);
+            match self.post.send(&place.webhook.url, &id, timestamp, body, key).await {
+                Ok(()) => {
+                    (place.streak, place.error, place.arrived) = (Streak::default(), None, true);
+                    place.at = event.at;
+                    return self.record(place, &[]).await;
+                }
+                Err((failure, why)) => {
+                    if self.failed(place, event, failure, why).await? {
+                        return Ok(());
+                    }
+                }
             }
         }
     }
@@ -182,29 +191,24 @@ impl Webhooks {
         place: &mut Place<'_>,
         event: &Event,
         failure: Failure,
-        why: &str,
+        why: String,
     ) -> Result<bool, StoreError> {
         let now = self.store().now_ms().await?;
-        let (streak, given_up) = place.streak.after(failure, now, &self.pace);
-        place.streak = streak;
-        let dead = given_up.then(|| (event.at, why.to_owned()));
+        let (streak, given_up) = place.streak.after(failure, event.at.ms(), now, &self.pace);
+        let (name, failures) = (&place.webhook.name, streak.failures);
+        tracing::warn!(webhook = %name, event = %event.at, failures, given_up, error = why, "an event was not delivered");
+        let dead = given_up.then(|| (event.at, why.clone()));
+        (place.streak, place.error) = (streak, Some(why));
         if given_up {
             place.at = event.at;
         }
-        let name = &place.webhook.name;
-        tracing::warn!(webhook = %name, event = %event.at, failures = streak.failures, given_up, error = why, "an event was not delivered");
-        self.record(place, Some(why), false, dead.as_slice()).await?;
+        self.record(place, dead.as_slice()).await?;
         Ok(given_up)
     }
 
     /// Records where a webhook is; waits for Redis, because what has arrived need not be sent again.
-    async fn record(
-        &self,
-        place: &mut Place<'_>,
-        error: Option<&str>,
-        arrived: bool,
-        dead: &[(Cursor, String)],
-    ) -> Result<(), StoreError> {
+    async fn record(&self, place: &mut Place<'_>, dead: &[(Cursor, String)]) -> Result<(), StoreError> {
+        let (arrived, error) = (std::mem::take(&mut place.arrived), place.error.as_deref());
         let delivery = Delivery { after: place.at, streak: place.streak, error, arrived, dead };
         loop {
             match self.store().delivered(&place.webhook.name, place.version, &delivery).await {
@@ -229,6 +233,10 @@ struct Place<'a> {
     webhook: Webhook,
     version: &'a str,
     streak: Streak,
+    /// What went wrong last, while there are failures.
+    error: Option<String>,
+    /// Whether an event has arrived that is not recorded yet.
+    arrived: bool,
     /// The last event that is dealt with.
     at: Cursor,
     /// Events that were not for it since its place was recorded.

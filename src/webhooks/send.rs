@@ -1,6 +1,5 @@
 //! One event to one receiver: signed, bounded in time, through the guard of [`crate::egress`], following no redirect.
 
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
@@ -8,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use url::Url;
 
-use crate::egress::{Egress, why};
+use crate::egress::{Client, Egress, why};
 use crate::model::app::Secret;
 use crate::model::webhook::Failure;
 
@@ -32,15 +31,11 @@ fn signature(key: &[u8], id: &str, timestamp: u64, body: &[u8]) -> String {
 }
 
 /// What sends.
-pub(super) struct Post {
-    egress: Egress,
-    /// Made with the first event: most installations have no webhook.
-    client: OnceLock<Result<reqwest::Client, String>>,
-}
+pub(super) struct Post(Client);
 
 impl Post {
     pub(super) fn new(egress: Egress) -> Self {
-        Self { egress, client: OnceLock::new() }
+        Self(Client::new(egress, |builder| builder.timeout(PATIENCE).pool_max_idle_per_host(1)))
     }
 
     /// Sends an event. `timestamp`: seconds since 1970.
@@ -55,9 +50,7 @@ impl Post {
         body: Vec<u8>,
         key: &[u8],
     ) -> Result<(), (Failure, String)> {
-        self.egress.check(url).map_err(|refused| (Failure::Away, refused.to_string()))?;
-        let build = || self.egress.client(reqwest::Client::builder().timeout(PATIENCE).pool_max_idle_per_host(1));
-        let client = self.client.get_or_init(build).as_ref().map_err(|error| (Failure::Away, error.clone()))?;
+        let client = self.0.to(url).map_err(|error| (Failure::Away, error))?;
         let request = client
             .post(url.clone())
             .header("content-type", "application/cloudevents+json")

@@ -9,6 +9,7 @@ mod outputs;
 mod properties;
 mod reading;
 mod rebuilding;
+mod webhooks;
 
 use std::collections::BTreeMap;
 

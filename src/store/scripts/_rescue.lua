@@ -17,13 +17,17 @@ local function lose(job, reason, retention)
   retire(job, retention)
 end
 
-local function create(it)
+-- `outcome`: how it ended, where that is known; then nothing is told about it anew.
+local function create(it, outcome)
   for _, kind in ipairs({ 'job:', 'brief:', 'out:', 'ring:', 'progress:' }) do
     redis.call('DEL', key(kind .. it.job))
   end
   redis.call('HSET', key('job:' .. it.job), 'deployment_id', it.app, 'inventory', it.inventory, 'action', it.action,
     'when_busy', 'queue', 'lease', '0', 'created_ms', it.drawn, 'output', '0 0 0 0')
-  set_state(it.job, 'starting')
+  if outcome then
+    redis.call('HSET', key('job:' .. it.job), 'state', outcome)
+  end
+  set_state(it.job, outcome or 'starting')
   enter(it.job, it.app, it.inventory)
 end
 

@@ -19,7 +19,7 @@ end
 local sealed = fields(it.job, 'sealed')[1]
 local outcome = arg(11 + #FIELDS)
 leave_queue(it.inventory, it.job)
-create(it)
+create(it, outcome ~= '' and outcome or nil)
 local i = 12 + #FIELDS
 while arg(i) do
   redis.call('HSET', key('job:' .. it.job), arg(i), arg(i + 1))

@@ -21,7 +21,7 @@ if new and after == '' then
   after = newest and newest[1] or '0-0'
 end
 raise()
-redis.call('HDEL', hook, 'tries', 'failures', 'since_ms', 'next_ms', 'error')
+redis.call('HDEL', hook, 'streak', 'error')
 local i = 5
 while arg(i) do
   redis.call('HSET', hook, arg(i), arg(i + 1))
@@ -31,6 +31,7 @@ if new or arg(2) == '1' then
   redis.call('HSET', hook, 'sealed', arg(3))
 end
 if after ~= '' then
+  forget_letters(name, after)
   redis.call('HSET', hook, 'after', after)
 end
 redis.call('HSET', key('webhooks'), name, digits(counter))

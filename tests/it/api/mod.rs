@@ -50,7 +50,7 @@ const PACE: Patience = Patience {
     wait: Duration::from_millis(50),
     longest: Duration::from_millis(200),
     tries: 3,
-    patience: Duration::from_secs(2),
+    patience: Duration::from_secs(4),
 };
 
 /// A whole service but for its sockets.

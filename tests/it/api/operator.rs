@@ -68,11 +68,7 @@ async fn the_list_of_apps_is_swapped_and_shown() {
     assert!(!ended.to_string().contains("hush"));
     let output = service.call(Ask::get(&format!("/api/v1/jobs/{job}/output")).token(OPERATOR)).await;
     assert_eq!(output.text(), "key is ***, secret is ***\n");
-    assert!(
-        service.audit().await.contains(&"operator ada|set-apps --force|1 apps|".to_owned()),
-        "{:?}",
-        service.audit().await
-    );
+    assert!(service.audit().await.contains(&"ada|set-apps --force|1 apps|".to_owned()), "{:?}", service.audit().await);
     service.stop().await;
 }
 

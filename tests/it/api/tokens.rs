@@ -182,7 +182,7 @@ async fn what_operators_do_is_read_from_the_audit_log() {
     let expected = [
         ["ada", "cancel", job, "wrong version"],
         ["ada", "deploy", "one", ""],
-        ["operator ada", "set-apps --force", "1 apps", "two are gone"],
+        ["ada", "set-apps --force", "1 apps", "two are gone"],
         ["ada", "unfreeze", "i-one", "over"],
         ["ada", "freeze", "i-one", "audit week"],
     ];

@@ -352,7 +352,8 @@ fn the_component_holds_the_script_of_the_action() {
     let indented: String =
         script.lines().map(|line| if line.is_empty() { "\n".to_owned() } else { format!("      {line}\n") }).collect();
     assert!(
-        component.ends_with(&format!("      python3 - <<'LOCKSTEP_DEPLOY_PY'\n{indented}      LOCKSTEP_DEPLOY_PY\n")),
+        component
+            .ends_with(&format!("      python3 -I - <<'LOCKSTEP_DEPLOY_PY'\n{indented}      LOCKSTEP_DEPLOY_PY\n")),
         "run ci/embed.py"
     );
 }

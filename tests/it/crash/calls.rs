@@ -4,7 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 /// Scripts that change no job's state.
-const BESIDE: [&str; 5] = ["apps", "failure", "freeze", "unfreeze", "progress"];
+const BESIDE: [&str; 12] = [
+    "apps",
+    "failure",
+    "freeze",
+    "unfreeze",
+    "progress",
+    "issue",
+    "revoke",
+    "set_webhook",
+    "remove_webhook",
+    "replay",
+    "deliver",
+    "delivered",
+];
 /// The kind of a script whose hash is not among those of the product's scripts.
 pub(super) const UNKNOWN: &str = "unknown script";
 

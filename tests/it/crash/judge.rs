@@ -6,8 +6,20 @@ use super::run::Run;
 use super::story::{Accepted, Scenario};
 
 /// What may stand in Redis when nothing lives, beside what is kept of the jobs: of a key that ends with a colon, the beginning.
-const AT_REST: [&str; 11] =
-    ["state", "jobs", "jobs:", "fences", "lastok:", "apps", "apps_version", "idem:", "dispatcher:", "audit", "events"];
+const AT_REST: [&str; 12] = [
+    "state",
+    "jobs",
+    "jobs:",
+    "fences",
+    "lastok:",
+    "apps",
+    "apps_version",
+    "idem:",
+    "dispatcher:",
+    "audit",
+    "events",
+    "deliverer",
+];
 /// What is kept of a job.
 const OF_A_JOB: [&str; 4] = ["job", "brief", "out", "progress"];
 
