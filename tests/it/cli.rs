@@ -209,6 +209,42 @@ async fn output_is_exact_across_a_restart_of_the_dispatcher() {
     assert!(err.matches("trying again").count() <= 1, "{err}");
 }
 
+/// GitHub's runner takes `##[` anywhere in a line for a command, and `::` at its beginning.
+#[tokio::test]
+async fn nothing_that_comes_from_a_job_is_a_command_to_github() {
+    let faulty = Faulty::start().await;
+    let bad = "##[set-output name=version]evil";
+    faulty.change(|world| {
+        world.outcome(Some(Outcome::Failed));
+        world.output = format!("one {bad}\n#{bad}\ntwo ###").into();
+        world.piece = 2;
+        world.job.reason = Some(bad.into());
+        world.job.progress = Some(Progress {
+            failures: Some(vec![Failure { host: bad.into(), task: "t".into(), message: format!("no space {bad}") }]),
+            ..Progress::default()
+        });
+    });
+    for arguments in [
+        &["deploy", APP][..],
+        &["status", JOB, "--app", APP],
+        &["status", JOB, "--app", APP, "--json"],
+        &["logs", JOB, "--app", APP],
+        &["cancel", JOB, "--app", APP],
+    ] {
+        let mut command = faulty.command(arguments);
+        let (_, out, err) = said(command.env("GITHUB_ACTIONS", "true").output().await.expect("it runs"));
+        assert!(!out.contains("##["), "{arguments:?}: {out}{err}");
+        assert!(arguments[0] == "cancel" || out.contains("evil"), "{arguments:?}: {out}{err}");
+        if arguments.contains(&"--json") {
+            let json: Value = serde_json::from_str(&out).expect("JSON");
+            assert_eq!(json["reason"], bad);
+        }
+        if arguments[0] == "logs" {
+            assert!(out.contains("one # #[set-output") && out.contains("\ntwo ###\n"), "{out:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_own_timeout_and_signals_leave_the_job_alone() {
     let faulty = Faulty::start().await;

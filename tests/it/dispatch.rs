@@ -9,6 +9,7 @@ use lockstep::dispatch::{Accepted, Dispatcher, Parts, Refusal, Request};
 use lockstep::engine::docker::Docker;
 use lockstep::engine::{Engine, Mount, Pull};
 use lockstep::model::app::{App, Secret};
+use lockstep::model::event::Cursor;
 use lockstep::model::ids::{Action, Instance, JobId};
 use lockstep::model::job::{Outcome, Record, State, WhenBusy};
 use lockstep::pepper::Pepper;
@@ -374,6 +375,17 @@ async fn a_record_that_cannot_be_read_is_made_anew() {
     })
     .await;
     assert_eq!(here.ended(next).await.state, State::Ended(Outcome::Failed));
+
+    // How a job has ended is not told again when the rest of its record is made anew.
+    let over = here.accepted("fail", "one").await;
+    assert_eq!(here.ended(over).await.state, State::Ended(Outcome::Failed));
+    let told = async || here.store().events(Cursor::START, 10_000).await.expect("events").events.len();
+    let before = told().await;
+    let key = format!("lockstep:{}:job:{over}", here.instance);
+    let mut redis = here.redis.connect().await;
+    redis::cmd("HSET").arg(key).arg("lease").arg("nonsense").query_async::<()>(&mut redis).await.expect("set");
+    let mended = eventually("the record is there again", async || here.store().record(over).await.ok().flatten()).await;
+    assert_eq!((mended.state, told().await), (State::Ended(Outcome::Failed), before));
 
     // So is one that is not there at all, and nobody else's is touched by it.
     let runs = here.accepted("wait", "one").await;

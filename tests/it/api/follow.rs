@@ -96,6 +96,8 @@ async fn a_long_poll_ends_with_news_and_not_before() {
 pub(super) struct Events {
     body: BodyDataStream,
     buffer: String,
+    /// The last id that was told, with an event or without one.
+    pub(super) last: Option<String>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -119,7 +121,7 @@ impl Events {
         let answer = service.send(ask).await;
         assert_eq!(answer.status().as_u16(), 200);
         assert_eq!(answer.headers()["content-type"], "text/event-stream");
-        Self { body: answer.into_body().into_data_stream(), buffer: String::new() }
+        Self { body: answer.into_body().into_data_stream(), buffer: String::new(), last: None }
     }
 
     /// The next event; none at the end of the stream.
@@ -130,6 +132,7 @@ impl Events {
                 self.buffer = rest;
                 let field =
                     |name: &str| event.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()));
+                self.last = field("id:").or(self.last.take());
                 let Some(name) = field("event:") else { continue };
                 let data = serde_json::from_str(&field("data:").expect("data")).expect("JSON");
                 return Some(Event { name, id: field("id:"), data });

@@ -302,6 +302,10 @@ async fn an_issuer_that_is_down_is_not_a_wrong_token() {
     })
     .await;
     assert_eq!(service.call(look("one", &token)).await.status.as_u16(), 200);
+    // Nor does the answer tell whether there is an app whose rules name that issuer.
+    for app in ["one", "three", "nobody"] {
+        assert_eq!(service.call(submit(app, &unknown)).await.problem(), is(503, "issuer-not-reached"), "{app}");
+    }
     let wrong = key.token(&issuer.claims(&json!({"ref": "feature"})));
     assert_eq!(service.call(look("one", &wrong)).await.problem(), is(401, "unauthorized"));
     service.stop().await;

@@ -159,6 +159,24 @@ async fn a_stream_goes_on_where_it_broke_off() {
     service.stop().await;
 }
 
+/// Where to resume is told before anything has happened.
+#[tokio::test]
+async fn a_stream_that_broke_off_before_its_first_event_misses_nothing() {
+    let service = Service::start().await;
+    service.submit("one").await;
+    let follow = || Ask::get("/api/v1/events?after=now").app("two").header("accept", "text/event-stream");
+    let mut events = Events::ask(&service, follow()).await;
+    assert!(timeout(Duration::from_millis(300), events.next()).await.is_err(), "nothing has happened yet");
+    let last = events.last.take().expect("an id");
+    drop(events);
+    let job = service.submit("two").await;
+    let mut events = Events::ask(&service, follow().header("last-event-id", &last)).await;
+    let first = events.next().await.expect("an event");
+    assert_eq!((first.name.as_str(), &first.data["subject"]), (QUEUED, &json!(job)));
+    service.stop.cancel();
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn who_comes_back_too_late_is_told_so() {
     let service = Service::start().await;
@@ -176,11 +194,20 @@ async fn who_comes_back_too_late_is_told_so() {
     assert_eq!((told(&answer).len(), answer.header("lockstep-events-missed")), (1, "true"));
     let next = answer.header("lockstep-next-cursor").to_owned();
     assert_eq!(service.happened(&format!("after={next}")).await.header("lockstep-events-missed"), "false");
+    // Who has seen the newest has missed nothing, also once that is not kept any more.
+    let mut trim = redis::cmd("XTRIM");
+    trim.arg("lockstep:test:events").arg("MAXLEN").arg(0);
+    trim.query_async::<()>(&mut redis).await.expect("trimmed");
+    assert_eq!(service.happened(&format!("after={next}")).await.header("lockstep-events-missed"), "false");
+    assert_eq!(service.happened(&format!("after={seen}")).await.header("lockstep-events-missed"), "true");
+    let far = format!("{0}-{0}", u64::MAX);
+    assert!(told(&service.happened(&format!("after={far}")).await).is_empty());
     // Who begins at the beginning has missed nothing that it knew of.
     assert_eq!(service.happened("").await.header("lockstep-events-missed"), "false");
+    service.submit("two").await;
     let follow = Ask::get("/api/v1/events").token(OPERATOR).header("accept", "text/event-stream");
     let mut events = Events::ask(&service, follow.header("last-event-id", &seen)).await;
-    for name in ["missed", STARTED] {
+    for name in ["missed", QUEUED] {
         assert_eq!(events.next().await.expect("an event").name, name);
     }
     drop(events);

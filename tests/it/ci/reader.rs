@@ -29,6 +29,7 @@ pub(super) struct CiJob {
     inputs: BTreeMap<String, String>,
     environment: BTreeMap<String, String>,
     script: Option<String>,
+    left: Vec<(String, String)>,
 }
 
 /// A CI job that runs.
@@ -70,7 +71,7 @@ fn texts(of: &Value) -> BTreeMap<String, String> {
 impl CiJob {
     pub(super) fn new(reader: Reader, url: &str, ca_cert: &Path, app: &str, secret: &str) -> Self {
         let ca_cert = ca_cert.display().to_string();
-        let job = Self { reader, inputs: BTreeMap::new(), environment: BTreeMap::new(), script: None };
+        let job = Self { reader, inputs: BTreeMap::new(), environment: BTreeMap::new(), script: None, left: vec![] };
         let job = job.input("url", url).input("deployment-id", app).input("ca-cert", &ca_cert);
         match reader {
             Reader::GitHub => job.input("secret", secret),
@@ -85,6 +86,12 @@ impl CiJob {
 
     pub(super) fn variable(mut self, name: &str, value: &str) -> Self {
         self.environment.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// What an earlier job has left in the folder: file and text.
+    pub(super) fn left(mut self, file: &str, text: &str) -> Self {
+        self.left.push((file.to_owned(), text.to_owned()));
         self
     }
 
@@ -104,6 +111,9 @@ impl CiJob {
 
     pub(super) async fn start(&self) -> Running {
         let folder = tempfile::tempdir().expect("a folder");
+        for (file, text) in &self.left {
+            std::fs::write(folder.path().join(file), text).expect("written");
+        }
         let mut command = match self.reader {
             Reader::GitHub => self.github(folder.path()),
             Reader::GitLab => Command::new("sh"),

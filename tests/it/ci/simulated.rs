@@ -189,6 +189,35 @@ async fn a_lost_answer_is_one_deployment_and_lost_output_is_asked_for_again() {
     }
 }
 
+/// A folder may hold what an earlier job of another kind has made.
+#[tokio::test]
+async fn what_an_earlier_job_has_left_is_neither_run_nor_told_as_this_ones() {
+    let faulty = Faulty::start().await;
+    for reader in BOTH {
+        faulty.reset([(Kind::Submit, Fault::Problem(409, "frozen", None))]);
+        let refused = job(reader, &faulty)
+            .left("json.py", "raise SystemExit('it was run')")
+            .left("lockstep.env", "LOCKSTEP_JOB_ID=01GZEC5GJHFKWMK4Z5A1NM9DPG\nLOCKSTEP_OUTCOME=succeeded\n")
+            .run()
+            .await;
+        assert_eq!(refused.code, 3, "{}", refused.log);
+        assert!(!refused.log.contains("it was run"), "{}", refused.log);
+        assert_eq!(refused.outputs, BTreeMap::new());
+    }
+}
+
+#[tokio::test]
+async fn an_ended_job_with_less_output_than_was_shown_has_its_outcome() {
+    let faulty = Faulty::start().await;
+    for reader in BOTH {
+        faulty.reset([(Kind::Output, Fault::Problem(416, "offset-beyond-end", None))]);
+        faulty.change(|world| world.outcome(Some(Outcome::Failed)));
+        let ended = job(reader, &faulty).run().await;
+        assert_eq!((ended.code, ended.outputs["outcome"].as_str()), (1, "failed"), "{}", ended.log);
+        assert_eq!(faulty.world().count(Kind::Output), 1);
+    }
+}
+
 #[tokio::test]
 async fn refusals_and_wrong_usage_are_told_apart() {
     let faulty = Faulty::start().await;
