@@ -60,6 +60,7 @@ pub(super) struct InventoryPath {
         (name = "apps", description = "What may be deployed"),
         (name = "locks", description = "The operator's: deploy locks and freezes"),
         (name = "webhooks", description = "Events sent to receivers, signed"),
+        (name = "pipelines", description = "Stages that releases go through"),
         (name = "tokens", description = "The operator's: who may do what, and the audit log"),
         (name = "operations", description = "Health, readiness, metrics"),
         (name = "seed", description = "The endpoints that existing clients use"),

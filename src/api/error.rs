@@ -11,6 +11,7 @@ use crate::dispatch::Refusal;
 use crate::engine::EngineError;
 use crate::model::app::FeedError;
 use crate::model::ids::JobId;
+use crate::model::pipeline::file::Mistakes;
 use crate::model::vars::VarError;
 use crate::store::{Freeze, StoreError};
 
@@ -18,6 +19,8 @@ use crate::store::{Freeze, StoreError};
 pub(super) const RETRY_AFTER: u64 = 2;
 /// Longest text from outside that is repeated in an answer, in characters.
 const REPEATED_MAX: usize = 300;
+/// Of what is wrong with a file, so much is told, in characters.
+const MISTAKES_SHOWN: usize = 3000;
 
 /// Whose credentials an endpoint asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +76,11 @@ pub(super) enum ApiError {
     NameTaken,
     /// There is no webhook of that name.
     UnknownWebhook,
-    /// There are so many tokens or webhooks that no further one is taken.
+    /// There is no pipeline of that name, or no such version of it.
+    UnknownPipeline,
+    /// The file of a pipeline is wrong.
+    Pipeline(Mistakes),
+    /// There are so many tokens, webhooks or pipelines that no further one is taken.
     TooMany(u64),
     /// The job is over.
     JobEnded,
@@ -276,6 +283,18 @@ impl ApiError {
                 "There is no webhook of that name",
                 "GET /api/v1/webhooks lists those that there are.",
             ),
+            Self::UnknownPipeline => Face::new(
+                S::NOT_FOUND,
+                "unknown-pipeline",
+                "There is no such pipeline",
+                "GET /api/v1/pipelines lists those that there are, with their newest versions.",
+            ),
+            Self::Pipeline(mistakes) => Face::new(
+                S::UNPROCESSABLE_ENTITY,
+                "invalid-pipeline",
+                "The file of the pipeline is wrong",
+                shortened(&mistakes.to_string().replace('\n', "; "), MISTAKES_SHOWN),
+            ),
             Self::TooMany(count) => Face::new(
                 S::CONFLICT,
                 "too-many",
@@ -409,12 +428,17 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// A text from outside, without control characters and of bounded length.
 fn cut(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(REPEATED_MAX).collect()
+    shortened(text, REPEATED_MAX)
+}
+
+fn shortened(text: &str, most: usize) -> String {
+    text.chars().filter(|c| !c.is_control()).take(most).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::pipeline::file::read;
 
     /// What clients may rely on, line by line: status, word, whether the seed's endpoints answer it with 200, Retry-After.
     #[test]
@@ -443,6 +467,8 @@ mod tests {
             ApiError::UnknownToken,
             ApiError::NameTaken,
             ApiError::UnknownWebhook,
+            ApiError::UnknownPipeline,
+            ApiError::Pipeline(read("").expect_err("nothing")),
             ApiError::TooMany(100),
             ApiError::JobEnded,
             ApiError::Busy(Some(job)),
@@ -491,6 +517,8 @@ mod tests {
         404 unknown-token
         409 name-taken
         404 unknown-webhook
+        404 unknown-pipeline
+        422 invalid-pipeline
         409 too-many
         409 job-ended
         409 busy refusal

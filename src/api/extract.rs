@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use super::Shared;
 use super::error::ApiError;
 use crate::model::ids::{DeploymentId, Inventory, JobId, NameError, Word};
+use crate::model::pipeline::file::FILE_MAX as PIPELINE_MAX;
 
 /// The most bytes that a body may have where nothing else is said.
 pub(super) const BODY_MAX: usize = 64 * 1024;
@@ -19,18 +20,9 @@ pub(super) const BODY_MAX: usize = 64 * 1024;
 pub(super) const FEED_MAX: usize = 4 * 1024 * 1024;
 /// How long a body may take to arrive.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
-/// So many bytes of a body that is too large are read and dropped before it is answered, because a client that is still
-/// writing when the connection is closed often never sees the answer.
-const DRAIN_MAX: usize = 32 * 1024 * 1024;
-
 /// Reads a body of at most `limit` bytes.
-pub(super) async fn body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, ApiError> {
-    let too_large = body.size_hint().lower() > limit as u64;
-    if too_large {
-        // Who asks first (Expect: 100-continue) has not sent it and needs no draining.
-        if !headers.contains_key(header::EXPECT) {
-            drain(body).await;
-        }
+pub(super) async fn body(body: Body, limit: usize) -> Result<Bytes, ApiError> {
+    if body.size_hint().lower() > limit as u64 {
         return Err(ApiError::TooLarge(limit));
     }
     let reading = async {
@@ -41,7 +33,6 @@ pub(super) async fn body(headers: &HeaderMap, body: Body, limit: usize) -> Resul
             let chunk = chunk.map_err(|_| ApiError::MalformedBody("The body broke off.".into()))?;
             let so_far = whole.as_ref().map_or(first.len(), Vec::len);
             if so_far + chunk.len() > limit {
-                drain(Body::from_stream(chunks)).await;
                 return Err(ApiError::TooLarge(limit));
             }
             match &mut whole {
@@ -54,20 +45,6 @@ pub(super) async fn body(headers: &HeaderMap, body: Body, limit: usize) -> Resul
         Ok(whole.map_or(first, Bytes::from))
     };
     tokio::time::timeout(BODY_PATIENCE, reading).await.unwrap_or(Err(ApiError::SlowBody))
-}
-
-async fn drain(body: Body) {
-    let draining = async {
-        let mut chunks = body.into_data_stream();
-        let mut dropped = 0;
-        while let Some(Ok(chunk)) = chunks.next().await {
-            dropped += chunk.len();
-            if dropped > DRAIN_MAX {
-                return;
-            }
-        }
-    };
-    let _ = tokio::time::timeout(BODY_PATIENCE / 3, draining).await;
 }
 
 /// Reads a JSON object.
@@ -116,7 +93,7 @@ fn without_value(message: &str) -> String {
 /// A body declared as JSON; none: it is empty.
 async fn json_body(request: Request, limit: usize) -> Result<Option<Bytes>, ApiError> {
     let (parts, content) = request.into_parts();
-    let bytes = body(&parts.headers, content, limit).await?;
+    let bytes = body(content, limit).await?;
     if bytes.is_empty() {
         return Ok(None);
     }
@@ -148,6 +125,19 @@ impl<T: DeserializeOwned + Default> FromRequest<Shared> for OptionalJson<T> {
             Some(bytes) if bytes.trim_ascii() == b"null" => Ok(Self(T::default())),
             Some(bytes) => parse_object(&bytes).map(Self),
         }
+    }
+}
+
+/// The file of a pipeline, whatever it is declared as.
+pub(super) struct Text(pub(super) String);
+
+impl FromRequest<Shared> for Text {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &Shared) -> Result<Self, ApiError> {
+        let bytes = body(request.into_body(), PIPELINE_MAX).await?;
+        let text = String::from_utf8(bytes.to_vec());
+        text.map(Self).map_err(|_| ApiError::Invalid("The body is not UTF-8".into()))
     }
 }
 
@@ -282,14 +272,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_is_bounded_whether_or_not_it_says_its_length() {
-        let headers = HeaderMap::new();
-        let taken = body(&headers, Body::from("abc"), 3).await.expect("fits");
+        let taken = body(Body::from("abc"), 3).await.expect("fits");
         assert_eq!(taken.as_ref(), b"abc");
-        assert!(matches!(body(&headers, Body::from("abcd"), 3).await, Err(ApiError::TooLarge(3))));
+        assert!(matches!(body(Body::from("abcd"), 3).await, Err(ApiError::TooLarge(3))));
         let chunks = |parts: &'static [&'static str]| {
             Body::from_stream(futures::stream::iter(parts.iter().map(|p| Ok::<_, std::io::Error>(*p))))
         };
-        assert_eq!(body(&headers, chunks(&["a", "", "b", "c"]), 3).await.expect("fits").as_ref(), b"abc");
-        assert!(matches!(body(&headers, chunks(&["ab", "cd"]), 3).await, Err(ApiError::TooLarge(3))));
+        assert_eq!(body(chunks(&["a", "", "b", "c"]), 3).await.expect("fits").as_ref(), b"abc");
+        assert!(matches!(body(chunks(&["ab", "cd"]), 3).await, Err(ApiError::TooLarge(3))));
     }
 }

@@ -24,6 +24,7 @@ mod locks;
 mod observe;
 mod ops;
 mod output;
+mod pipelines;
 mod poll;
 mod problem;
 mod seed;
@@ -31,6 +32,7 @@ pub mod serve;
 mod stream;
 pub mod tls;
 mod tokens;
+mod unread;
 mod view;
 mod webhooks;
 
@@ -139,6 +141,8 @@ fn v1() -> OpenApiRouter<Shared> {
         .routes(routes!(webhooks::set, webhooks::remove))
         .routes(routes!(webhooks::dead_letters))
         .routes(routes!(webhooks::replay))
+        .routes(routes!(pipelines::list))
+        .routes(routes!(pipelines::show, pipelines::set))
         .routes(routes!(tokens::list, tokens::issue))
         .routes(routes!(tokens::revoke))
         .routes(routes!(audit::lines))

@@ -11,7 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::Instant;
 
-use super::Shared;
+use super::{Shared, unread};
 use crate::metrics::Metrics;
 
 /// Upper bounds of the durations that are told apart, in seconds.
@@ -97,7 +97,7 @@ pub(super) async fn observe(State(api): State<Shared>, request: Request, next: N
     let begun = Instant::now();
     let route = Route(request.extensions().get::<MatchedPath>().cloned());
     let method = method_word(request.method());
-    let response = next.run(request).await;
+    let response = unread::answered(request, next).await;
     let took = begun.elapsed();
     let status = response.status().as_u16();
     tracing::debug!(

@@ -103,7 +103,7 @@ pub(super) async fn job_status(State(api): State<Shared>, request: Request) -> R
     let (parts, body) = request.into_parts();
     let asked = async {
         let from = peer(&parts)?;
-        let body = extract::body(&parts.headers, body, BODY_MAX).await?;
+        let body = extract::body(body, BODY_MAX).await?;
         let asked: StatusRequest<'_> = read(&body, &["deployment_id", "deployment_secret", "job_id"])?;
         let id = deployment_id(&asked.deployment_id)?;
         let job: JobId = asked.job_id.parse().map_err(|error| ApiError::Invalid(format!("job_id {error}")))?;

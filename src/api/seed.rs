@@ -139,7 +139,7 @@ pub(super) async fn app_deploy(State(api): State<Shared>, request: Request) -> R
     let (parts, body) = request.into_parts();
     let asked = async {
         let from = peer(&parts)?;
-        let body = extract::body(&parts.headers, body, BODY_MAX).await?;
+        let body = extract::body(body, BODY_MAX).await?;
         let asked: Credentials<'_> = read(&body, &["deployment_id", "deployment_secret"])?;
         let id = deployment_id(&asked.deployment_id)?;
         let door = api.dispatcher.store().door(&id, from).await?;
@@ -175,7 +175,7 @@ pub(super) async fn set_available_apps(State(api): State<Shared>, request: Reque
             ApiError::Invalid("The query may hold force=true or force=false, and reason, nothing else".into())
         })?;
         let feeder = Feeder::find(&parts, &api, true).await?;
-        let body = extract::body(&parts.headers, body, FEED_MAX).await?;
+        let body = extract::body(body, FEED_MAX).await?;
         api.take_feed(&feeder, &extract::parse(&body)?, force.0).await
     };
     let taken = asked.await.map_err(SeedError::plain)?;

@@ -3,7 +3,9 @@
 use crate::model::app::App;
 use crate::model::job::{Record, State};
 use crate::model::webhook;
-use crate::store::{AuditLine, DeadLetter, Freeze, JobView, LockState, StoredApp, StoredToken, StoredWebhook};
+use crate::store::{
+    AuditLine, DeadLetter, Freeze, JobView, LockState, StoredApp, StoredPipeline, StoredToken, StoredWebhook,
+};
 use crate::wire;
 pub(super) use crate::wire::time;
 
@@ -109,6 +111,20 @@ pub(super) fn webhook(stored: StoredWebhook) -> wire::WebhookView {
         next_try: failing.map(|streak| time(streak.next_ms)),
         error,
         dead_letters: dead,
+    }
+}
+
+/// One version of a pipeline.
+pub(super) fn pipeline(stored: StoredPipeline) -> wire::PipelineView {
+    let StoredPipeline { pipeline, version, file, by, made_ms } = stored;
+    wire::PipelineView {
+        name: pipeline.name.to_string(),
+        version,
+        product: pipeline.product.into(),
+        stages: pipeline.stages.into_iter().map(|stage| stage.name.into()).collect(),
+        by,
+        made_at: time(made_ms),
+        file,
     }
 }
 

@@ -63,6 +63,9 @@ pub enum Command {
     /// Receivers to which events are sent.
     #[command(subcommand)]
     Webhooks(Webhooks),
+    /// Pipelines: the stages that releases go through.
+    #[command(subcommand)]
+    Pipeline(Pipeline),
     /// Show what operators did.
     Audit(Audit),
 }
@@ -316,6 +319,51 @@ pub struct WebhooksReplay {
     /// Why; it is recorded.
     #[arg(long, value_parser = reason)]
     pub reason: Option<String>,
+}
+
+/// `pipeline`
+#[derive(Debug, Clone, Subcommand)]
+pub enum Pipeline {
+    /// Record the pipeline of a file, as a new version if it says something else than the newest.
+    Apply(PipelineApply),
+    /// Check a file, without a dispatcher.
+    Validate(PipelineValidate),
+    /// Print the file of a pipeline.
+    Show(PipelineShow),
+    /// Show the pipelines and their newest versions.
+    List(Listed),
+    /// Print the JSON Schema of the file, for editors.
+    Schema,
+}
+
+/// `pipeline apply`
+#[derive(Debug, Clone, Args)]
+pub struct PipelineApply {
+    /// The file: YAML; - is standard input.
+    pub file: PathBuf,
+    /// Why; it is recorded.
+    #[arg(long, value_parser = reason)]
+    pub reason: Option<String>,
+}
+
+/// `pipeline validate`
+#[derive(Debug, Clone, Args)]
+pub struct PipelineValidate {
+    /// The file: YAML; - is standard input.
+    pub file: PathBuf,
+}
+
+/// `pipeline show`
+#[derive(Debug, Clone, Args)]
+pub struct PipelineShow {
+    /// Which pipeline.
+    pub name: Word,
+    /// Which version; the newest otherwise.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    pub revision: Option<u64>,
+    /// Print the dispatcher's JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What is listed.

@@ -19,15 +19,15 @@ use crate::wire::{
     WebhookRequest, WebhookSet, WebhookView,
 };
 
-fn head<const N: usize>(names: [&str; N]) -> Vec<String> {
+pub(super) fn head<const N: usize>(names: [&str; N]) -> Vec<String> {
     names.map(str::to_owned).to_vec()
 }
 
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+pub(super) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(|cell| if cell.is_empty() { "-".to_owned() } else { plain(cell) }).to_vec()
 }
 
-fn show(screen: &mut Screen, rows: &[Vec<String>]) {
+pub(super) fn show(screen: &mut Screen, rows: &[Vec<String>]) {
     let columns = rows.first().map_or(0, Vec::len);
     for line in table(rows, columns) {
         screen.say(&line);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  args ──▶ credential, http ──▶ deploy: persist (ask, with an Idempotency-Key) ──▶ watch ──▶ recap ──▶ exit code
-//!                          ├──▶ manage: tokens, webhooks, audit                    │
+//!                          ├──▶ manage: tokens, webhooks, audit; pipeline          │
 //!                          └──▶ operate: status, logs, cancel, apps, locks, …      │
 //!                                                   follow ── what is seen ────────┤
 //!                                                   signals, deadline ─────────────┘──▶ screen ── escape ──▶ terminal or log
@@ -23,6 +23,7 @@ pub mod http;
 mod manage;
 mod operate;
 pub mod patience;
+mod pipeline;
 mod recap;
 mod screen;
 mod signals;
@@ -58,6 +59,12 @@ fn env(name: &str) -> Option<String> {
 }
 
 async fn carry_out(command: Command, options: &Options, screen: &mut Screen) -> Result<Exit, Fault> {
+    // What needs no dispatcher needs no credential either.
+    if let Command::Pipeline(args) = &command
+        && let Some(done) = pipeline::offline(args, screen)
+    {
+        return done;
+    }
     let need = match &command {
         Command::Deploy(args) => Need::App(&args.deployment_id),
         Command::Status(args) => Need::Job(args.of.app.as_ref()),
@@ -70,6 +77,7 @@ async fn carry_out(command: Command, options: &Options, screen: &mut Screen) -> 
         | Command::Unfreeze(_)
         | Command::Tokens(_)
         | Command::Webhooks(_)
+        | Command::Pipeline(_)
         | Command::Audit(_) => Need::Operator,
     };
     let credential = Credential::choose(options, need, env)?;
@@ -86,6 +94,7 @@ async fn carry_out(command: Command, options: &Options, screen: &mut Screen) -> 
         Command::Unfreeze(args) => operate::unfreeze(args, &http, screen).await,
         Command::Tokens(args) => manage::tokens(args, &http, screen).await,
         Command::Webhooks(args) => manage::webhooks(args, &http, screen).await,
+        Command::Pipeline(args) => pipeline::pipeline(args, &http, screen).await,
         Command::Audit(args) => manage::audit(args, &http, screen).await,
     }
 }

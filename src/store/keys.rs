@@ -33,6 +33,8 @@
 //! | `webhook:{name}` | hash | its address, filters and `sealed`, its secret encrypted; `after`, the last event that is dealt with; its failures in a row | never |
 //! | `dead:{name}` | stream | events that were given up, and why: `event`, `error` | the last 1,000 |
 //! | `deliverer` | string | the dispatcher that delivers to webhooks; another takes over when it gives no sign of life | never |
+//! | `pipelines` | hash | name → newest version | never |
+//! | `pipeline:{name}` | hash | of each version: `{version}:pipeline` as JSON, `{version}:file` as it was written, `{version}:by`, `{version}:made_ms` | never |
 //! | `audit` | stream | what operators did: `by`, `what`, `about`, `reason` | the last 10,000 or a few more |
 //!
 //! `job`, `brief`, `out` and `progress` expire together, one retention after the job's end; those of an app's newest success do so
@@ -147,6 +149,12 @@ impl Keys {
     }
     pub(super) fn dead(&self, name: &Word) -> String {
         self.of("dead:", name.as_str())
+    }
+    pub(super) fn pipelines(&self) -> String {
+        self.key("pipelines")
+    }
+    pub(super) fn pipeline(&self, name: &Word) -> String {
+        self.of("pipeline:", name.as_str())
     }
     pub(super) fn audit(&self) -> String {
         self.key("audit")

@@ -10,7 +10,8 @@
 //!  admission  submit, grant, adopt ─┐
 //!  life       confirm … finish ─────┼─▶ scripts ──▶ link: quick ───┐
 //!  locks, apps, memory,              │                              │
-//!  tokens, webhooks, audit ─────────┘                              │
+//!  tokens, webhooks, audit,         │                              │
+//!  pipelines ───────────────────────┘                              │
 //!  output     append, the move at the end ───────▶ link: intake ───┼──▶ Redis ──▶ news ──▶ whoever watches a job
 //!  door, output, events   polls, ranges ─────────▶ link: outlet ───┤
 //!  read       records, lists ────────────────────▶ link: quick ────┘
@@ -31,6 +32,7 @@ mod locks;
 mod memory;
 mod news;
 mod output;
+mod pipelines;
 mod read;
 mod record;
 mod scripts;

@@ -58,6 +58,7 @@ scripts! {
     SET_WEBHOOK = "_words" "_epoch" "_letters" "set_webhook";
     REMOVE_WEBHOOK = "_words" "_epoch" "remove_webhook";
     REPLAY = "_words" "_epoch" "_letters" "replay";
+    SET_PIPELINE = "_words" "_epoch" "set_pipeline";
     DELIVER = "_words" "_epoch" "deliver";
     DELIVERED = "_words" "_epoch" "delivered";
     REBUILD = "_words" "_lock" "_rescue" "rebuild";
@@ -166,6 +167,6 @@ mod tests {
             assert!(text.contains("\n-- Invariant"), "{path:?}");
             assert!(!step || text.contains("\n-- replies  "), "{path:?}");
         }
-        assert_eq!(super::all().len(), 28);
+        assert_eq!(super::all().len(), 29);
     }
 }

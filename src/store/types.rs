@@ -7,6 +7,7 @@ use crate::model::event::{Cursor, Event};
 use crate::model::ids::{Action, DeploymentId, Inventory, JobId};
 use crate::model::job::{Record, State, WhenBusy};
 use crate::model::lock::{Fence, Held};
+use crate::model::pipeline::Pipeline;
 use crate::model::token::Grant;
 use crate::model::webhook::{Streak, Webhook};
 
@@ -287,6 +288,21 @@ pub struct Delivery<'a> {
     pub arrived: bool,
     /// Events that are given up, and why.
     pub dead: &'a [(Cursor, String)],
+}
+
+/// One version of a pipeline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredPipeline {
+    /// What it says.
+    pub pipeline: Pipeline,
+    /// Which version it is, counted from 1.
+    pub version: u64,
+    /// The file as it was written.
+    pub file: String,
+    /// Who has recorded it.
+    pub by: String,
+    /// When, in milliseconds since 1970.
+    pub made_ms: u64,
 }
 
 /// A line of the audit log.

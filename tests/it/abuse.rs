@@ -32,6 +32,41 @@ pub(super) fn resident_kib(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
+/// What is refused without a look at its body is read to its end all the same: who is reset while it writes sees no answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_while_it_still_writes_sees_the_answer() {
+    let service = Service::start(&[]).await;
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(service.certificate()).expect("a certificate")).expect("a root");
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let connector = TlsConnector::from(Arc::new(config));
+    let piece = vec![b'x'; 64 * 1024];
+    for (request, status) in [
+        ("POST /api/v1/apps/a/jobs", "401"),
+        ("PUT /api/v1/apps", "401"),
+        ("POST /nowhere", "404"),
+        ("PATCH /api/v1/apps", "405"),
+        ("PUT /api/v1/pipelines/p", "401"),
+    ] {
+        let stream = TcpStream::connect(("127.0.0.1", service.port)).await.expect("a connection");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut stream = connector.connect(name, stream).await.expect("TLS");
+        let length = 30 * piece.len();
+        let head = format!(
+            "{request} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        // Time enough for an answer that does not wait.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        for _ in 0..30 {
+            stream.write_all(&piece).await.unwrap_or_else(|error| panic!("{request}: {error}"));
+        }
+        let mut answer = [0; 12];
+        timeout(ENDED, stream.read_exact(&mut answer)).await.expect("an answer").expect("it is whole");
+        assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {status}"), "{request}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_who_do_nothing_hold_up_nobody() {
     let limit = getrlimit(Resource::Nofile);

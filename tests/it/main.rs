@@ -15,6 +15,7 @@ mod existing;
 mod faults;
 mod handover;
 mod oidc;
+mod pipelines;
 mod protocol;
 mod schema;
 mod self_deploy;

@@ -5,6 +5,7 @@ mod documents;
 mod follow;
 mod oidc;
 mod operator;
+mod pipelines;
 mod seed;
 mod stream;
 mod tokens;

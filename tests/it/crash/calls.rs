@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 /// Scripts that change no job's state.
-const BESIDE: [&str; 12] = [
+const BESIDE: [&str; 13] = [
     "apps",
     "failure",
     "freeze",
@@ -17,6 +17,7 @@ const BESIDE: [&str; 12] = [
     "replay",
     "deliver",
     "delivered",
+    "set_pipeline",
 ];
 /// The kind of a script whose hash is not among those of the product's scripts.
 pub(super) const UNKNOWN: &str = "unknown script";
