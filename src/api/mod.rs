@@ -37,7 +37,7 @@ mod view;
 mod webhooks;
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -167,6 +167,10 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     document
 }
 
+/// Written when it is first asked for: most processes never are.
+static DOCUMENT: LazyLock<bytes::Bytes> =
+    LazyLock::new(|| bytes::Bytes::from(openapi().to_json().expect("the document can be written as JSON")));
+
 /// Everything that is served.
 pub fn router(api: Arc<Api>) -> Router {
     let v1: Router<Shared> = v1().into();
@@ -180,11 +184,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/set-available-apps", post(seed::set_available_apps))
         .route("/get-available-apps", get(seed::get_available_apps))
         .method_not_allowed_fallback(seed::method_not_allowed);
-    let document = bytes::Bytes::from(openapi().to_json().expect("the document can be written as JSON"));
-    let specification = get(move || {
-        let document = document.clone();
-        async move { ([(header::CONTENT_TYPE, "application/json")], document) }
-    });
+    let specification = get(|| async { ([(header::CONTENT_TYPE, "application/json")], DOCUMENT.clone()) });
     let page: Router<Shared> = SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::from("/openapi.json")).into();
     let page = page
         .route("/openapi.json", specification)
