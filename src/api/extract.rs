@@ -232,7 +232,10 @@ impl<T: PathName> FromRequestParts<Shared> for Named<T> {
 pub(super) fn reason(text: &str) -> Result<&str, ApiError> {
     let text = text.trim();
     let count = text.chars().count();
-    if !(1..=500).contains(&count) || text.chars().any(char::is_control) {
+    // What turns the direction of a line is as good as a control character.
+    let turns =
+        |c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+    if !(1..=500).contains(&count) || text.chars().any(|c| c.is_control() || turns(c)) {
         return Err(ApiError::Invalid("reason must have 1 to 500 characters, none of them a control character".into()));
     }
     Ok(text)

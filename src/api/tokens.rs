@@ -3,6 +3,8 @@
 //! A token is shown once, when it is issued. The configuration's own (`auth.operators`) are not among them: they are what the first one
 //! is issued with, and what is left when Redis has lost its memory.
 
+use std::collections::BTreeSet;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 
@@ -55,8 +57,9 @@ pub(super) async fn issue(
     if groups.len() > GROUPS_MAX {
         return Err(ApiError::Invalid(format!("groups must be at most {GROUPS_MAX}")));
     }
-    let groups = groups.into_iter().map(Word::try_from).collect::<Result<Vec<_>, _>>();
+    let groups = groups.into_iter().map(Word::try_from).collect::<Result<BTreeSet<_>, _>>();
     let groups = groups.map_err(|error| ApiError::Invalid(format!("a name in groups {error}")))?;
+    let groups: Vec<_> = groups.into_iter().collect();
     if expires_in.is_some_and(|seconds| !(1..=EXPIRY_MAX).contains(&seconds)) {
         return Err(ApiError::Invalid(format!("expires_in must be 1 to {EXPIRY_MAX} seconds")));
     }
@@ -67,8 +70,8 @@ pub(super) async fn issue(
     let issuing = async move {
         let store = dispatcher.store();
         let until = expires_in.map_or_else(|| "until revoked".to_owned(), |seconds| format!("for {seconds} s"));
-        let of = groups.iter().map(Word::as_str).collect::<Vec<_>>().join(" ");
-        store.audit(by.as_str(), "issue-token", &format!("{name}: {role}, {until}, groups: {of}"), &why).await?;
+        let of: String = groups.iter().map(|group| format!(", of {group}")).collect();
+        store.audit(by.as_str(), "issue-token", &format!("{name}: {role}, {until}{of}"), &why).await?;
         let token = pepper::draw_token();
         let now = store.now_ms().await?;
         let stored = StoredToken {

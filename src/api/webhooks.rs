@@ -33,7 +33,7 @@ pub(super) async fn list(State(api): State<Shared>, _: Viewer) -> Result<axum::J
 async fn cursor(api: &Api, text: &str) -> Result<Cursor, ApiError> {
     let after: Cursor = text.parse().map_err(|error| ApiError::Invalid(format!("after {error}")))?;
     if after > api.dispatcher.store().newest_event().await? {
-        return Err(ApiError::Invalid("after lies behind the newest event; it must be the id of one, or 0-0".into()));
+        return Err(ApiError::Invalid("after is later than the newest event; it must be the id of one, or 0-0".into()));
     }
     Ok(after)
 }

@@ -29,7 +29,7 @@ pub struct Options {
     /// environment: LOCKSTEP_ID_TOKEN].
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "token_file")]
     pub id_token_file: Option<PathBuf>,
-    /// File with an operator's (or the feed's) token [or the token itself in the environment: LOCKSTEP_TOKEN].
+    /// File with an operator's, a viewer's or the feed's token [or the token itself in the environment: LOCKSTEP_TOKEN].
     #[arg(long, global = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 }

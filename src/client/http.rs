@@ -255,6 +255,13 @@ impl Http {
                 format!("{about}: {base} could not be reached: {cause}"),
                 "Check --url (LOCKSTEP_URL), that the dispatcher runs, and that nothing on the way blocks it.",
             ),
+            CallError::Untrusted(cause) if cause.contains("CaUsedAsEndEntity") => fault(
+                Exit::Usage,
+                format!(
+                    "{about}: the certificate of {base} was made as that of an authority, and cannot be a server's"
+                ),
+                "Make it with basicConstraints=critical,CA:FALSE (openssl req -x509: -addext), or with: make generate-selfsigned-cert.",
+            ),
             CallError::Untrusted(cause) => fault(
                 Exit::Usage,
                 format!("{about}: the certificate of {base} is not trusted: {cause}"),

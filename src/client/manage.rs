@@ -34,6 +34,16 @@ pub(super) fn show(screen: &mut Screen, rows: &[Vec<String>]) {
     }
 }
 
+/// What was shown this once, if it was.
+fn printed(screen: &Screen, what: &str, hint: &str) -> Result<Exit, Fault> {
+    match screen.unprinted() {
+        None => Ok(Exit::Done),
+        Some(_) => {
+            Err(Fault { exit: Exit::NotSucceeded, what: format!("{what} is lost"), hint: Some(hint.to_owned()) })
+        }
+    }
+}
+
 /// `tokens`
 pub(super) async fn tokens(args: Tokens, http: &Http, screen: &mut Screen) -> Result<Exit, Fault> {
     match args {
@@ -41,7 +51,9 @@ pub(super) async fn tokens(args: Tokens, http: &Http, screen: &mut Screen) -> Re
         Tokens::List(list) => list_tokens(list, http, screen).await,
         Tokens::Revoke(Removed { name, reason }) => {
             remove(http, &["tokens", name.as_str()], reason, &format!("the token of {name}")).await?;
-            screen.note(&format!("the token of {name} opens nothing any more"));
+            screen.note(&format!(
+                "the token of {name} opens nothing any more; a stream of events that is open ends within 15 minutes"
+            ));
             Ok(Exit::Done)
         }
     }
@@ -63,7 +75,7 @@ async fn issue_token(args: TokensIssue, http: &Http, screen: &mut Screen) -> Res
         issued.view.expires_at.map_or_else(|| "until it is revoked".to_owned(), |at| format!("until {}", plain(&at)));
     screen.note(&format!("the token of {}, {}, good {until}; it is shown this once:", args.name, issued.view.role));
     screen.say(&plain(&issued.token));
-    Ok(Exit::Done)
+    printed(screen, "the token", "It is shown once: revoke it, and issue another one.")
 }
 
 async fn list_tokens(args: Listed, http: &Http, screen: &mut Screen) -> Result<Exit, Fault> {
@@ -122,6 +134,7 @@ async fn set_webhook(args: WebhooksSet, http: &Http, screen: &mut Screen) -> Res
     if let Some(secret) = set.secret {
         screen.note("its secret, which is shown this once:");
         screen.say(&plain(&secret));
+        return printed(screen, "the secret", "It is shown once: set the webhook again with --key-file.");
     }
     Ok(Exit::Done)
 }
@@ -134,12 +147,12 @@ async fn list_webhooks(args: Listed, http: &Http, screen: &mut Screen) -> Result
         return Ok(Exit::Done);
     }
     let list: WebhookList = answer.json().map_err(fault)?;
-    let mut rows = vec![head(["name", "to", "app", "after", "delivered", "failures", "dead letters"])];
+    let mut rows = vec![head(["name", "to", "app", "types", "after", "delivered", "failures", "dead letters"])];
     for hook in &list.webhooks {
         let app = hook.deployment_id.as_deref().unwrap_or_default();
         let delivered = hook.delivered_at.as_deref().unwrap_or_default();
         let (failures, dead) = (hook.failures.to_string(), hook.dead_letters.to_string());
-        rows.push(row([&hook.name, &hook.url, app, &hook.after, delivered, &failures, &dead]));
+        rows.push(row([&hook.name, &hook.url, app, &hook.types.join(" "), &hook.after, delivered, &failures, &dead]));
     }
     show(screen, &rows);
     for hook in &list.webhooks {

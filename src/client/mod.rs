@@ -42,6 +42,7 @@ use screen::Screen;
 /// Carries out a command; what it comes to is the exit code of the process.
 pub async fn run(command: Command, options: Options) -> ExitCode {
     let mut screen = Screen::standard(env);
+    let deploys = matches!(command, Command::Deploy(_));
     let exit = match carry_out(command, &options, &mut screen).await {
         Ok(exit) => exit,
         Err(fault) => {
@@ -50,7 +51,10 @@ pub async fn run(command: Command, options: Options) -> ExitCode {
         }
     };
     screen.finish();
-    exit.into()
+    let Some(why) = screen.unprinted().map(str::to_owned) else { return exit.into() };
+    screen.fault(&Fault { exit, what: format!("not all could be printed: {why}"), hint: None });
+    // What a deployment came to is known all the same.
+    if exit == Exit::Done && !deploys { Exit::NotSucceeded.into() } else { exit.into() }
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is where the client's environment enters, beside its options")]

@@ -73,6 +73,7 @@ pub(super) struct Screen {
     line_start: bool,
     status_shown: bool,
     closed: bool,
+    unprinted: Option<String>,
 }
 
 impl Screen {
@@ -94,6 +95,7 @@ impl Screen {
             line_start: true,
             status_shown: false,
             closed: false,
+            unprinted: None,
         }
     }
 
@@ -105,6 +107,11 @@ impl Screen {
     /// Whether a line of ours would break into nothing.
     pub(super) fn between_lines(&self) -> bool {
         self.line_start && !self.filter.is_coloured()
+    }
+
+    /// Why something could not be printed, other than that whoever read it has gone.
+    pub(super) fn unprinted(&self) -> Option<&str> {
+        self.unprinted.as_deref()
     }
 
     /// Whether whoever read standard output has gone.
@@ -214,9 +221,15 @@ impl Screen {
     }
 
     fn put(&mut self, text: &str) {
-        if !self.closed && !text.is_empty() {
-            let written = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
-            self.closed = written.is_err();
+        if self.closed || text.is_empty() {
+            return;
+        }
+        if let Err(error) = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()) {
+            self.closed = true;
+            // Who has read enough may leave; a full disk is another matter.
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                self.unprinted = Some(error.to_string());
+            }
         }
     }
 

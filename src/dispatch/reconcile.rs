@@ -216,7 +216,9 @@ impl Dispatcher {
             phase => phase,
         };
         match phase {
-            Phase::Running | Phase::Dying => {
+            // Its removal is under way, or stuck; the engine says so elsewhere.
+            Phase::Dying => {}
+            Phase::Running => {
                 tracing::error!(job.id = %record.id, container = %container.container, "a container runs although its job is over; it is left to end by itself");
             }
             Phase::Created => engine.remove(&container.container).await?,

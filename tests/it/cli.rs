@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::Output;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -207,6 +208,34 @@ async fn output_is_exact_across_a_restart_of_the_dispatcher() {
     let shown: Vec<_> = out.split_inclusive('\n').filter(|line| line.starts_with("line ")).collect();
     assert_eq!(shown.concat(), lines.concat());
     assert!(err.matches("trying again").count() <= 1, "{err}");
+}
+
+#[tokio::test]
+async fn what_could_not_be_printed_is_said_to_be_lost() {
+    let faulty = Faulty::start().await;
+    std::fs::write(faulty.certificate().with_file_name("token"), "an operator's token").expect("written");
+    let full = || std::fs::File::options().write(true).open("/dev/full").expect("a disk that is always full");
+    faulty.change(|world| {
+        world.answers.insert("POST /api/v1/tokens".to_owned(), (
+            201,
+            json!({"token": "lso_x", "name": "vera", "role": "viewer", "groups": [], "issued_at": "now", "by": "ada"}),
+        ));
+        world.outcome(Some(Outcome::Succeeded));
+        world.output = b"done\n".to_vec();
+    });
+    for (arguments, code, part) in [
+        (&["tokens", "issue", "vera", "--role", "viewer", "--token-file", "token"][..], 1, "revoke it"),
+        (&["logs", JOB, "--app", APP], 1, "not all could be printed"),
+        // What became of the deployment is known all the same.
+        (&["deploy", APP], 0, "not all could be printed"),
+    ] {
+        let mut command = faulty.command(arguments);
+        let running = command.stdout(full()).stderr(Stdio::piped()).spawn().expect("it runs");
+        let ended = running.wait_with_output().await.expect("it ends");
+        let err = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(code), "{arguments:?}: {err}");
+        assert!(err.contains(part), "{arguments:?}: {err}");
+    }
 }
 
 /// GitHub's runner takes `##[` anywhere in a line for a command, and `::` at its beginning.

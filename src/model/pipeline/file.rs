@@ -148,9 +148,12 @@ pub fn read(text: &str) -> Result<Pipeline, Mistakes> {
 fn form(error: serde_saphyr::Error) -> Mistakes {
     let (line, column) = error.location().map_or((0, 0), |at| (at.line(), at.column()));
     let text = error.without_snippet().to_string();
-    // The library says the place as well, behind what is wrong.
+    // The library says the place as well, and what its own caller could do, behind what is wrong.
     let what = text.lines().next().unwrap_or_default();
-    let what = what.split(" at line ").next().unwrap_or(what).to_owned();
+    let ends = [" at line ", "; use ", ", set "];
+    let end = ends.iter().filter_map(|end| what.find(end)).min().unwrap_or(what.len());
+    let what =
+        what[..end].replace("invalid u32", "not a whole number").replace("invalid u8", "not a whole number up to 255");
     Mistakes(vec![Mistake { line, column, what }])
 }
 
