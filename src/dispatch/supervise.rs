@@ -8,6 +8,8 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::SemaphorePermit;
+
 use super::Dispatcher;
 use super::launch::Launched;
 use crate::engine::{EngineError, Rest, container_name, ended_name, unproven_name};
@@ -73,11 +75,11 @@ impl Dispatcher {
             let job = held.job();
             let listed = Listed { dispatcher: &this, job };
             let carrying = async {
-                let _turn = match start {
+                let turn = match start {
                     Start::Aftermath => this.aftermath.acquire().await.ok(),
                     Start::Fresh | Start::Adopted => None,
                 };
-                this.carry(&held, start == Start::Fresh).await
+                this.carry(&held, start == Start::Fresh, turn).await
             };
             let next = this.stop.run_until_cancelled(carrying).await.flatten();
             drop(listed);
@@ -88,7 +90,8 @@ impl Dispatcher {
     }
 
     /// Carries a job to its end, through any trouble that passes. Returns the next holder of the lock, if it was handed over here.
-    async fn carry(self: &Arc<Self>, held: &Held, fresh: bool) -> Option<Held> {
+    /// `turn`: see [`super::AFTERMATH`].
+    async fn carry(self: &Arc<Self>, held: &Held, fresh: bool, mut turn: Option<SemaphorePermit<'_>>) -> Option<Held> {
         let mut pause = PAUSE.0;
         let mut assumed = fresh.then_some(Evidence::Absent);
         let mut unread = 0;
@@ -98,6 +101,8 @@ impl Dispatcher {
                 Ok(next) => return next,
                 Err(trouble) => trouble,
             };
+            // Trouble may last: others are not kept waiting for it.
+            drop(turn.take());
             match &trouble {
                 Trouble::Store(StoreError::Stale(why)) => {
                     tracing::info!(job.id = %held.job(), lease = held.lease(), why, "the job is not supervised here any more");
