@@ -4,21 +4,34 @@
 //! type (`starting`, `canceling`) there are types of its custom kind, `dev.cdeventsx.lockstep-job.…`. All that Lockstep itself says of the
 //! job stands in `customData`, the same in each.
 //!
-//! | state | type |
+//! | a job's state | type |
 //! |---|---|
 //! | `queued` | `dev.cdevents.pipelinerun.queued.0.2.0` |
 //! | `starting` | `dev.cdeventsx.lockstep-job.starting.0.1.0` |
 //! | `running` | `dev.cdevents.pipelinerun.started.0.2.0` |
 //! | `canceling` | `dev.cdeventsx.lockstep-job.canceling.0.1.0` |
 //! | an outcome | `dev.cdevents.pipelinerun.finished.0.2.0` |
+//!
+//! A release is a `pipelineRun` as well, once for each stage that it is sent to, and each of its steps a `taskRun` of it; so is its promotion
+//! to the next stage. What is finished has an outcome by its `result`: `pass` and `warning` are a success, `fail` is a failure,
+//! `inconclusive` an error. In `customData`, `event` is the word itself, beside all that is said of it.
+//!
+//! | what happens to a release | type |
+//! |---|---|
+//! | `configuration-change.triggered` | `dev.cdevents.pipelinerun.queued.0.2.0` |
+//! | `configuration-change.finished` | `dev.cdevents.pipelinerun.finished.0.2.0` |
+//! | `STEP.started`, `promote.started` | `dev.cdevents.taskrun.started.0.2.0` |
+//! | `STEP.finished`, `promote.finished` | `dev.cdevents.taskrun.finished.0.2.0` |
+//! | anything else, such as `STEP.triggered`, `assigned`, `accepted` | `dev.cdeventsx.lockstep-release.LAST-WORD.0.1.0` |
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde_json::{Map, Value, json};
 
-use super::ids::{DeploymentId, Inventory};
+use super::ids::{DeploymentId, Inventory, Word};
 use super::job::{Outcome, State};
+use super::release::Finding;
 
 /// The version of CDEvents that events are written in.
 const CDEVENTS: &str = "0.4.1";
@@ -72,7 +85,7 @@ impl FromStr for Cursor {
 pub struct Event {
     /// Its place among all events, which names it.
     pub at: Cursor,
-    /// What it is about: `job`.
+    /// What it is about: `job` or `release`.
     pub kind: String,
     /// Which one.
     pub about: String,
@@ -80,41 +93,95 @@ pub struct Event {
     pub deployment_id: Option<DeploymentId>,
     /// The inventory concerned.
     pub inventory: Option<Inventory>,
-    /// What has happened to it: a job's new state.
+    /// What has happened to it: a job's new state, or a word of a release such as `tests.finished`.
     pub what: String,
     /// What else is to be said.
     pub data: Map<String, Value>,
 }
 
 impl Event {
+    /// Whether it names somebody among those whom it concerns: a person, a group or a reporter.
+    pub fn concerns(&self, whom: &Word) -> bool {
+        let named = self.data.get("to").and_then(Value::as_array);
+        named.is_some_and(|names| names.iter().any(|name| name.as_str() == Some(whom.as_str())))
+    }
+
+    /// What it is to CDEvents.
+    fn form(&self) -> Form<'_> {
+        match (self.kind.as_str(), self.what.parse()) {
+            ("job", Ok(State::Queued)) => return Form::Run("queued"),
+            ("job", Ok(State::Running)) => return Form::Run("started"),
+            ("job", Ok(State::Ended(_))) => return Form::Run("finished"),
+            ("release", _) => {}
+            _ => return Form::Own(&self.what),
+        }
+        let Some((whose, word)) = self.what.rsplit_once('.') else { return Form::Own(&self.what) };
+        match (whose, word) {
+            // A step may be called so as well, and says which it is.
+            ("configuration-change", "triggered") if !self.data.contains_key("step") => Form::Run("queued"),
+            ("configuration-change", "finished") if !self.data.contains_key("step") => Form::Run("finished"),
+            (task, "started" | "finished") => Form::Task(task, word),
+            (_, word) => Form::Own(word),
+        }
+    }
+
     /// Its CloudEvents type.
     pub fn kind_of_cloud_event(&self) -> String {
-        let run = |word| format!("dev.cdevents.pipelinerun.{word}.0.2.0");
-        match (self.kind.as_str(), self.what.parse()) {
-            ("job", Ok(State::Queued)) => run("queued"),
-            ("job", Ok(State::Running)) => run("started"),
-            ("job", Ok(State::Ended(_))) => run("finished"),
-            (kind, _) => format!("dev.cdeventsx.lockstep-{kind}.{}.0.1.0", self.what),
+        match self.form() {
+            Form::Run(word) => format!("dev.cdevents.pipelinerun.{word}.0.2.0"),
+            Form::Task(_, word) => format!("dev.cdevents.taskrun.{word}.0.2.0"),
+            Form::Own(word) => format!("dev.cdeventsx.lockstep-{}.{word}.0.1.0", self.kind),
         }
     }
 
     /// The CDEvent, which is the CloudEvent's data. `source` names the installation; `url` is where clients reach it, `time` when it
     /// happened, as RFC 3339.
     pub fn cd_event(&self, source: &str, url: &str, time: &str) -> Value {
-        let kind = self.kind_of_cloud_event();
-        let state: Option<State> = self.what.parse().ok();
-        let mut content = json!({
-            "pipelineName": self.deployment_id,
-            "url": format!("{}/api/v1/{}s/{}", url.trim_end_matches('/'), self.kind, self.about),
-        });
-        if let Some(outcome) = state.and_then(State::outcome) {
-            content["outcome"] = cd_outcome(outcome).into();
-            if let (true, Some(reason)) = (outcome != Outcome::Succeeded, self.data.get("reason")) {
-                content["errors"] = reason.clone();
+        let url = format!("{}/api/v1/{}s/{}", url.trim_end_matches('/'), self.kind, self.about);
+        let of_release = self.kind == "release";
+        let form = self.form();
+        let mut content = match form {
+            Form::Task(name, _) => {
+                json!({"taskName": name, "url": url, "pipelineRun": {"id": self.about, "source": source}})
             }
+            Form::Run(_) | Form::Own(_) if of_release => json!({"pipelineName": self.data.get("pipeline"), "url": url}),
+            Form::Run(_) | Form::Own(_) => json!({"pipelineName": self.deployment_id, "url": url}),
+        };
+        if let (Some(outcome), Value::Object(content)) = (self.outcome(form), &mut content) {
+            content.insert("outcome".into(), outcome.into());
+            let why = self.data.get(if of_release { "note" } else { "reason" });
+            content.extend(why.filter(|_| outcome != "success").map(|why| ("errors".to_owned(), why.clone())));
         }
-        let of_cdevents = kind.starts_with("dev.cdevents.");
+        if let (true, Value::Object(content)) = (of_release, &mut content) {
+            content.retain(|_, value| !value.is_null());
+        }
+        let (id, kind) = match form {
+            Form::Run(_) => (self.about.clone(), "pipelineRun".to_owned()),
+            // Each has an id of its own: a release is in several stages, and has several steps.
+            Form::Task(name, _) => {
+                let stage = self.data.get("stage").and_then(Value::as_str).unwrap_or("-");
+                (format!("{}/{stage}/{name}", self.about), "taskRun".to_owned())
+            }
+            Form::Own(_) => (self.about.clone(), format!("lockstep-{}", self.kind)),
+        };
+        json!({
+            "context": {
+                "version": CDEVENTS, "id": self.at.to_string(), "source": source, "type": self.kind_of_cloud_event(),
+                "timestamp": time,
+            },
+            "subject": {"id": id, "source": source, "type": kind, "content": content},
+            "customData": self.custom(),
+            "customDataContentType": "application/json",
+        })
+    }
+
+    /// What Lockstep itself says of it.
+    fn custom(&self) -> Map<String, Value> {
         let mut custom = self.data.clone();
+        if self.kind == "release" {
+            custom.insert("event".into(), self.what.as_str().into());
+            return custom;
+        }
         for name in ["fence", "exit_code"] {
             // Redis keeps texts.
             if let Some(number) = custom.get(name).and_then(Value::as_str).and_then(|text| text.parse::<i64>().ok()) {
@@ -124,20 +191,34 @@ impl Event {
         custom.insert("state".into(), self.what.as_str().into());
         custom.insert("deployment_id".into(), json!(self.deployment_id));
         custom.insert("inventory".into(), json!(self.inventory));
-        json!({
-            "context": {
-                "version": CDEVENTS, "id": self.at.to_string(), "source": source, "type": kind, "timestamp": time,
-            },
-            "subject": {
-                "id": self.about,
-                "source": source,
-                "type": if of_cdevents { "pipelineRun".to_owned() } else { format!("lockstep-{}", self.kind) },
-                "content": content,
-            },
-            "customData": custom,
-            "customDataContentType": "application/json",
+        custom
+    }
+
+    /// How it ended, in CDEvents' words; none: it is not an end.
+    fn outcome(&self, form: Form<'_>) -> Option<&'static str> {
+        if self.kind != "release" {
+            return self.what.parse().ok().and_then(State::outcome).map(cd_outcome);
+        }
+        let (Form::Run("finished") | Form::Task(_, "finished")) = form else { return None };
+        let result = self.data.get("result").and_then(Value::as_str).and_then(|text| text.parse().ok());
+        Some(match result {
+            // What has no result, such as a promotion, cannot fail.
+            None | Some(Finding::Pass | Finding::Warning) => "success",
+            Some(Finding::Fail) => "failure",
+            Some(Finding::Inconclusive) => "error",
         })
     }
+}
+
+/// What an event is to CDEvents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form<'a> {
+    /// A `pipelineRun`, and what has happened to it.
+    Run(&'static str),
+    /// A `taskRun` of this name, and what has happened to it.
+    Task(&'a str, &'a str),
+    /// Something that it does not know.
+    Own(&'a str),
 }
 
 /// CDEvents' words: `failure` is a run that ended and did not do what it should, `error` one that did not get to its end.
@@ -199,5 +280,104 @@ mod tests {
             assert_eq!((&data["customData"]["state"], &data["customData"]["fence"]), (&json!(what), &json!(7)));
             assert_eq!(data["customData"]["inventory"], "app-one.epfl.ch");
         }
+    }
+
+    #[test]
+    fn what_happens_to_a_release_is_a_run_a_task_or_its_own() {
+        let event = |what: &str, data: Value| Event {
+            at: "1700000000000-1".parse().expect("a cursor"),
+            kind: "release".into(),
+            about: "01GZEC5GJHFKWMK4Z5A1NM9DPF".into(),
+            deployment_id: None,
+            inventory: None,
+            what: what.into(),
+            data: data.as_object().cloned().expect("an object"),
+        };
+        let (queued, ended) = ("dev.cdevents.pipelinerun.queued.0.2.0", "dev.cdevents.pipelinerun.finished.0.2.0");
+        let (begun, done) = ("dev.cdevents.taskrun.started.0.2.0", "dev.cdevents.taskrun.finished.0.2.0");
+        let own = |word: &str| format!("dev.cdeventsx.lockstep-release.{word}.0.1.0");
+        for (what, data, kind, subject, outcome) in [
+            ("configuration-change.triggered", json!({"stage": "dev"}), queued.to_owned(), "pipelineRun", None),
+            (
+                "configuration-change.finished",
+                json!({"stage": "dev", "result": "warning"}),
+                ended.to_owned(),
+                "pipelineRun",
+                Some("success"),
+            ),
+            (
+                "configuration-change.finished",
+                json!({"stage": "dev", "result": "fail"}),
+                ended.to_owned(),
+                "pipelineRun",
+                Some("failure"),
+            ),
+            ("deploy_blue_green.started", json!({"stage": "dev"}), begun.to_owned(), "taskRun", None),
+            ("tests.finished", json!({"stage": "dev", "result": "pass"}), done.to_owned(), "taskRun", Some("success")),
+            (
+                "tests.finished",
+                json!({"stage": "dev", "result": "inconclusive"}),
+                done.to_owned(),
+                "taskRun",
+                Some("error"),
+            ),
+            (
+                "configuration-change.finished",
+                json!({"step": "configuration-change", "result": "pass"}),
+                done.to_owned(),
+                "taskRun",
+                Some("success"),
+            ),
+            ("promote.triggered", json!({"stage": "dev"}), own("triggered"), "lockstep-release", None),
+            ("promote.finished", json!({"stage": "dev"}), done.to_owned(), "taskRun", Some("success")),
+            ("a.b.requested", json!({}), own("requested"), "lockstep-release", None),
+            // Words that a job's state has as well.
+            ("failed", json!({}), own("failed"), "lockstep-release", None),
+            ("accepted_with_warnings", json!({}), own("accepted_with_warnings"), "lockstep-release", None),
+        ] {
+            let event = event(what, data);
+            assert_eq!(event.kind_of_cloud_event(), kind);
+            let data = event.cd_event("/lockstep/x", "https://h/", "2026-01-01T00:00:00Z");
+            assert_eq!(data["context"]["type"], kind);
+            assert_eq!(data["subject"]["type"], subject, "{what}");
+            assert_eq!(data["subject"]["content"]["outcome"].as_str(), outcome, "{what}");
+            assert_eq!(data["customData"]["event"], what);
+            assert_eq!((data["customData"].get("state"), data["customData"].get("inventory")), (None, None));
+        }
+        let data = event("tests.finished", json!({"stage": "dev", "step": "tests", "result": "fail", "note": "why"}));
+        let data = data.cd_event("/lockstep/x", "https://h/", "2026-01-01T00:00:00Z");
+        let about = "01GZEC5GJHFKWMK4Z5A1NM9DPF";
+        assert_eq!(
+            data["subject"],
+            json!({
+                "id": format!("{about}/dev/tests"), "source": "/lockstep/x", "type": "taskRun",
+                "content": {
+                    "taskName": "tests", "url": format!("https://h/api/v1/releases/{about}"), "outcome": "failure",
+                    "pipelineRun": {"id": about, "source": "/lockstep/x"}, "errors": "why",
+                },
+            })
+        );
+        assert_eq!(
+            data["customData"],
+            json!({"event": "tests.finished", "stage": "dev", "step": "tests", "result": "fail", "note": "why"})
+        );
+    }
+
+    #[test]
+    fn whom_an_event_concerns_is_said_as_a_list() {
+        let to = |to: Value| Event {
+            at: Cursor::START,
+            kind: "release".into(),
+            about: String::new(),
+            deployment_id: None,
+            inventory: None,
+            what: "assigned".into(),
+            data: Map::from_iter([("to".into(), to)]),
+        };
+        let ada: Word = "ada".parse().expect("a name");
+        assert!(to(json!(["bob", "ada"])).concerns(&ada));
+        assert!(
+            !to(json!(["bob"])).concerns(&ada) && !to(json!("ada")).concerns(&ada) && !to(json!(null)).concerns(&ada)
+        );
     }
 }

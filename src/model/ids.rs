@@ -117,53 +117,66 @@ name! {
     Instance, 32
 }
 name! {
-    /// A variable of a playbook, or the name of an operator. At most 64 characters.
+    /// A variable of a playbook, the name of a person or a group, a part of a pipeline. At most 64 characters.
     Word, 64
 }
 
-/// The id of a job: a ULID, drawn by the dispatcher before anything is asked of Redis, so that a retry knows its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct JobId(Ulid);
+macro_rules! ulid {
+    ($(#[$doc:meta])* $type:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $type(Ulid);
 
-impl JobId {
-    /// An id for a moment in milliseconds since 1970 and 80 bits of randomness (the upper bits of `random` are dropped).
-    pub fn new(now_ms: u64, random: u128) -> Self {
-        Self(Ulid::from_parts(now_ms, random))
-    }
+        impl $type {
+            /// An id for a moment in milliseconds since 1970 and 80 bits of randomness (the upper bits of `random` are dropped).
+            pub fn new(now_ms: u64, random: u128) -> Self {
+                Self(Ulid::from_parts(now_ms, random))
+            }
 
-    /// The moment for which it was drawn, in milliseconds since 1970.
-    pub fn ms(self) -> u64 {
-        self.0.timestamp_ms()
-    }
+            /// The moment for which it was drawn, in milliseconds since 1970.
+            pub fn ms(self) -> u64 {
+                self.0.timestamp_ms()
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = NameError;
+
+            /// Takes the canonical form alone: one thing must not have two spellings, because its id is part of keys.
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                let id = Ulid::from_string(text).map_err(|_| NameError::NotUlid)?;
+                if id.array_to_str(&mut [0; ULID_LEN]) == text { Ok(Self(id)) } else { Err(NameError::NotUlid) }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.0.array_to_str(&mut [0; ULID_LEN]))
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
 }
 
-impl FromStr for JobId {
-    type Err = NameError;
-
-    /// Takes the canonical form alone: one job must not have two spellings, because its id is part of keys.
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        let id = Ulid::from_string(text).map_err(|_| NameError::NotUlid)?;
-        if id.array_to_str(&mut [0; ULID_LEN]) == text { Ok(Self(id)) } else { Err(NameError::NotUlid) }
-    }
+ulid! {
+    /// The id of a job: a ULID, drawn by the dispatcher before anything is asked of Redis, so that a retry knows its own.
+    JobId
 }
-
-impl fmt::Display for JobId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.0.array_to_str(&mut [0; ULID_LEN]))
-    }
-}
-
-impl Serialize for JobId {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for JobId {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
+ulid! {
+    /// The id of a release: a ULID, drawn in the same way.
+    ReleaseId
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{Action, DeploymentId, Inventory, JobId};
+use super::ids::{Action, DeploymentId, Inventory, JobId, ReleaseId};
 use super::lock::Fence;
 
 /// How a job ended.
@@ -227,6 +227,8 @@ pub struct Record {
     pub reason: Option<String>,
     /// The job that took its place.
     pub superseded_by: Option<JobId>,
+    /// The release that it was run for.
+    pub release: Option<ReleaseId>,
     /// When it was accepted.
     pub created_ms: u64,
     /// When it was given the lock.

@@ -180,6 +180,7 @@ mod tests {
             exit_code: None,
             reason: None,
             superseded_by: None,
+            release: None,
             created_ms: 0,
             locked_ms: None,
             started_ms: None,

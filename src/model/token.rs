@@ -16,6 +16,10 @@ pub const GROUPS_MAX: usize = 32;
 pub enum Role {
     /// See everything, change nothing.
     Viewer,
+    /// See everything; make releases and move them.
+    Releaser,
+    /// Report on releases, of products that its name is subscribed to or where it is asked, and see no more than these.
+    Reporter,
     /// Everything.
     Operator,
 }
@@ -25,6 +29,8 @@ impl Role {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Viewer => "viewer",
+            Self::Releaser => "releaser",
+            Self::Reporter => "reporter",
             Self::Operator => "operator",
         }
     }
@@ -42,8 +48,10 @@ impl FromStr for Role {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "viewer" => Ok(Self::Viewer),
+            "releaser" => Ok(Self::Releaser),
+            "reporter" => Ok(Self::Reporter),
             "operator" => Ok(Self::Operator),
-            _ => Err("must be viewer or operator"),
+            _ => Err("must be viewer, releaser, reporter or operator"),
         }
     }
 }

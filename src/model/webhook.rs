@@ -51,14 +51,17 @@ pub struct Webhook {
     pub deployment_id: Option<DeploymentId>,
     /// Only events whose type begins with one of these; none: all.
     pub types: Vec<String>,
+    /// Only events that concern this person, group or reporter.
+    pub recipient: Option<Word>,
 }
 
 impl Webhook {
     /// Whether an event is for it.
     pub fn wants(&self, event: &Event) -> bool {
         let of_app = self.deployment_id.as_ref().is_none_or(|app| event.deployment_id.as_ref() == Some(app));
+        let concerns = self.recipient.as_ref().is_none_or(|whom| event.concerns(whom));
         let kind = event.kind_of_cloud_event();
-        of_app && (self.types.is_empty() || self.types.iter().any(|prefix| kind.starts_with(prefix)))
+        of_app && concerns && (self.types.is_empty() || self.types.iter().any(|prefix| kind.starts_with(prefix)))
     }
 }
 
@@ -178,7 +181,7 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Map;
+    use serde_json::{Map, Value, json};
 
     use super::*;
 
@@ -304,19 +307,26 @@ mod tests {
             what: what.into(),
             data: Map::new(),
         };
-        let hook = |app: Option<&str>, types: &[&str]| Webhook {
+        let hook = |app: Option<&str>, types: &[&str], whom: Option<&str>| Webhook {
             name: "w".parse().expect("a name"),
             url: "https://example.org".parse().expect("a URL"),
             deployment_id: app.map(|app| app.parse().expect("a name")),
             types: types.iter().map(|kind| (*kind).to_owned()).collect(),
+            recipient: whom.map(|whom| whom.parse().expect("a name")),
         };
-        assert!(hook(None, &[]).wants(&event("one", "queued")));
+        assert!(hook(None, &[], None).wants(&event("one", "queued")));
         assert!(
-            hook(Some("one"), &[]).wants(&event("one", "queued"))
-                && !hook(Some("one"), &[]).wants(&event("two", "queued"))
+            hook(Some("one"), &[], None).wants(&event("one", "queued"))
+                && !hook(Some("one"), &[], None).wants(&event("two", "queued"))
         );
-        let finished = hook(None, &["x", "dev.cdevents.pipelinerun.finished"]);
+        let finished = hook(None, &["x", "dev.cdevents.pipelinerun.finished"], None);
         assert!(finished.wants(&event("one", "failed")) && !finished.wants(&event("one", "running")));
-        assert!(!hook(Some("one"), &[]).wants(&event("", "queued")));
+        assert!(!hook(Some("one"), &[], None).wants(&event("", "queued")));
+        // What concerns nobody in particular is for those alone who ask for all.
+        let to = |to: Value| Event { data: Map::from_iter([("to".into(), to)]), ..event("", "assigned") };
+        let testers = hook(None, &[], Some("testers"));
+        assert!(testers.wants(&to(json!(["ada", "testers"]))) && !testers.wants(&to(json!(["ada"]))));
+        assert!(!testers.wants(&to(json!("testers"))) && !testers.wants(&event("one", "queued")));
+        assert!(hook(None, &[], None).wants(&to(json!(["ada"]))));
     }
 }

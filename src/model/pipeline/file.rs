@@ -30,7 +30,7 @@ use serde::Deserialize;
 use serde_saphyr::{Location, Options, Spanned};
 
 use super::{Kind, Pipeline, Promote, Reporters, Service, Stage, Step, Strategy};
-use crate::model::ids::{NameError, Word};
+use crate::model::ids::{DeploymentId, NameError, Word};
 
 /// The longest file that is read, in bytes.
 pub const FILE_MAX: usize = 256 * 1024;
@@ -103,6 +103,7 @@ struct RawStep {
     name: Spanned<String>,
     deploy: Option<Spanned<String>>,
     shares: Option<Spanned<Vec<u8>>>,
+    pause: Option<Spanned<String>>,
     run: Option<Spanned<String>>,
     check: Option<Spanned<RawCheck>>,
     deadline: Option<Spanned<String>>,
@@ -259,6 +260,16 @@ impl Reader {
             }
             services.insert(name, service);
         }
+        for stage in stages {
+            let mut taken: BTreeMap<&DeploymentId, &Word> = BTreeMap::new();
+            for (name, service) in &services {
+                let Some(app) = service.apps.get(&stage.name) else { continue };
+                if let Some(other) = taken.insert(app, name) {
+                    let stage = &stage.name;
+                    self.wrong(at, format!("services: in the stage {stage} the app {app} deploys {other} and {name}; each needs one of its own"));
+                }
+            }
+        }
         services
     }
 
@@ -318,6 +329,7 @@ impl Reader {
         };
         for (key, of, place) in [
             ("shares", "deploy", raw.shares.as_ref().map(|it| it.referenced)),
+            ("pause", "deploy", raw.pause.as_ref().map(|it| it.referenced)),
             ("deadline", "check", raw.deadline.as_ref().map(|it| it.referenced)),
             ("action", "check", raw.action.as_ref().map(|it| it.referenced)),
             ("count", "approval", raw.count.as_ref().map(|it| it.referenced)),
@@ -346,6 +358,11 @@ impl Reader {
         {
             self.wrong(shares.referenced, "shares belong to deploy: canary".into());
         }
+        if let Some(pause) = &raw.pause
+            && !canary
+        {
+            self.wrong(pause.referenced, "pause belongs to deploy: canary".into());
+        }
         match word.value.as_str() {
             "direct" => Some(Strategy::Direct),
             "blue_green" => Some(Strategy::BlueGreen),
@@ -358,7 +375,11 @@ impl Reader {
                 if shares.value.is_empty() || !grows || !shares.value.iter().all(|share| (1..=99).contains(share)) {
                     self.wrong(shares.referenced, "shares must grow, each 1 to 99 percent".into());
                 }
-                Some(Strategy::Canary { shares: shares.value.clone() })
+                let pause = match &raw.pause {
+                    Some(text) => self.time("pause", text)?,
+                    None => Duration::ZERO,
+                };
+                Some(Strategy::Canary { shares: shares.value.clone(), pause })
             }
             _ => {
                 self.wrong(word.referenced, "deploy must be direct, blue_green or canary".into());
@@ -453,7 +474,7 @@ stages:
     entry: true
     assign: staged-rollout
     steps:
-      - {name: deploy_canary, deploy: canary, shares: [10, 50]}
+      - {name: deploy_canary, deploy: canary, shares: [10, 50], pause: 10m}
       - {name: adopters, check: [glite, unicore], deadline: 3d, action: MoveToStageRollOut, on_failure: technical-unit}
       - {name: customers, check: subscribers}
       - {name: certification, approval: [managers], count: 2}
@@ -482,7 +503,10 @@ stages:
         assert_eq!(pipeline.stages[0].promote, Promote::Manual);
         let kinds: Vec<_> = stage.steps.iter().map(|step| step.kind.word()).collect();
         assert_eq!(kinds, ["deploy", "check", "check", "approval", "soak"]);
-        assert_eq!(stage.steps[0].kind, Kind::Deploy { strategy: Strategy::Canary { shares: vec![10, 50] } });
+        assert_eq!(
+            stage.steps[0].kind,
+            Kind::Deploy { strategy: Strategy::Canary { shares: vec![10, 50], pause: Duration::from_secs(600) } }
+        );
         let Kind::Check { deadline, action, .. } = &stage.steps[1].kind else { panic!("a check") };
         assert_eq!((deadline.as_secs(), action), (3 * 86_400, &Some(word("MoveToStageRollOut"))));
         // What is stored reads back.
@@ -510,6 +534,13 @@ stages:
             ("deploy: direct", "deploy: carefully", 10, "deploy must be direct"),
             ("deploy: direct", "deploy: direct, shares: [1]", 10, "shares belong to deploy: canary"),
             ("deploy: canary, shares: [10, 50]", "deploy: canary", 17, "deploy: canary needs shares"),
+            ("deploy: canary, shares: [10, 50]", "deploy: direct", 17, "pause belongs to deploy: canary"),
+            (
+                "frontend: {dev: frontend-dev",
+                "frontend: {dev: backend-dev",
+                4,
+                "services: in the stage dev the app backend-dev",
+            ),
             ("shares: [10, 50]", "shares: [50, 10]", 17, "shares must grow"),
             ("shares: [10, 50]", "shares: [0]", 17, "shares must grow"),
             ("check: [glite, unicore]", "check: []", 18, "check names nobody"),

@@ -154,9 +154,31 @@ pub enum Strategy {
     BlueGreen,
     /// To a growing share of traffic.
     Canary {
-        /// The shares, in percent: growing, each 1 to 99.
+        /// The shares, in percent: growing, each 1 to 99. After the last of them all traffic follows.
         shares: Vec<u8>,
+        /// How long each share is left before the next one.
+        #[serde(default)]
+        pause: Duration,
     },
+}
+
+impl Strategy {
+    /// The word that it is written with.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::BlueGreen => "blue_green",
+            Self::Canary { .. } => "canary",
+        }
+    }
+
+    /// In how many turns it goes.
+    pub fn turns(&self) -> usize {
+        match self {
+            Self::Direct | Self::BlueGreen => 1,
+            Self::Canary { shares, .. } => shares.len() + 1,
+        }
+    }
 }
 
 /// Who reports in a check; frozen when a release enters it.
