@@ -2,7 +2,7 @@
 //!
 //! Deadlines and ages are measured by Redis' clock or by tokio's; the wall clock of this machine only stamps job ids and logs.
 
-use crate::model::ids::JobId;
+use crate::model::ids::{JobId, ReleaseId};
 
 /// Milliseconds since 1970 by this machine's wall clock.
 #[expect(clippy::disallowed_methods, reason = "this is the place where the clock enters")]
@@ -21,6 +21,11 @@ pub fn random<const N: usize>() -> [u8; N] {
 /// A fresh job id.
 pub fn draw_job_id() -> JobId {
     JobId::new(wall_ms(), u128::from_le_bytes(random()))
+}
+
+/// A fresh id for a release.
+pub fn draw_release_id() -> ReleaseId {
+    ReleaseId::new(wall_ms(), u128::from_le_bytes(random()))
 }
 
 /// A fresh random name of 32 hexadecimal digits.

@@ -303,6 +303,7 @@ async fn run(
         job: config.job,
         public_url: config.public_url,
         ca: config.tls.ca,
+        release_retention: config.release_retention,
         feed_at_start: config.feed_at_start,
         metrics: metrics.clone(),
     });

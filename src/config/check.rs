@@ -21,7 +21,7 @@ const SOCKETS: [&str; 5] = [
 /// The longest time between SIGTERM and SIGKILL.
 const STOP_GRACE_MAX: Duration = Duration::from_secs(3600);
 
-/// The shortest retention: what `submit.lua` keeps an `Idempotency-Key` for.
+/// The shortest retention: what `submit.lua` and `release.lua` keep an `Idempotency-Key` for.
 const RETENTION_MIN: Duration = Duration::from_secs(86_400);
 
 /// Notes every contradiction.
@@ -57,6 +57,11 @@ fn job(config: &Config, errors: &mut Vec<String>) {
     if job.retention < RETENTION_MIN {
         wrong(
             "job.retention must be at least 1d: an Idempotency-Key is good for a day, and names a job that must be known",
+        );
+    }
+    if config.release_retention < RETENTION_MIN {
+        wrong(
+            "release.retention must be at least 1d: an Idempotency-Key is good for a day, and names a release that must be known",
         );
     }
     if job.retention < config.runner.keep {

@@ -62,6 +62,8 @@ pub struct Config {
     pub final_status: FinalStatus,
     /// `feed.at_start`: run the feed (action `announce-apps`) at start and whenever no app is known.
     pub feed_at_start: bool,
+    /// `release.retention`
+    pub release_retention: Duration,
 }
 
 /// `tls`
@@ -219,6 +221,7 @@ fn read(source: &mut Source, docker_host: Option<String>) -> Option<Config> {
         _ => Err("must be finished or outcome".into()),
     });
     let feed_at_start = source.read("feed.at_start", units::flag);
+    let release_retention = source.read("release.retention", units::duration);
     Some(Config {
         instance: instance?,
         listen: listen?,
@@ -234,6 +237,7 @@ fn read(source: &mut Source, docker_host: Option<String>) -> Option<Config> {
         egress_allow,
         final_status: final_status?,
         feed_at_start: feed_at_start?,
+        release_retention: release_retention?,
     })
 }
 

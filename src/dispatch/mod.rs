@@ -1,4 +1,4 @@
-//! The core: accepts a request, carries one job from lock to end, reconciles.
+//! The core: accepts a request, carries one job from lock to end, takes releases through their stages, reconciles.
 //!
 //! ```text
 //!  request ──▶ submit ──▶ Redis decides ──▶ supervise (one task per job, its only writer)
@@ -6,6 +6,7 @@
 //!                                              ├─ launch: create, confirm, start
 //!                                              ├─ follow: output into Redis, deadlines, signals, exit code
 //!                                              └─ finish: rename, complete the output, outcome and lock in one script
+//!  a command, a job's end, a free lock, a deadline ──▶ releases ──▶ supervise (all of its jobs, or none)
 //!  start, timer, "told" ──▶ reconcile ──▶ adopt ──▶ supervise
 //!                               └─ Redis empty or older ──▶ rebuild from the engine
 //! ```
@@ -17,6 +18,7 @@ mod feed;
 mod follow;
 mod launch;
 mod reconcile;
+mod releases;
 mod supervise;
 
 use std::collections::HashMap;
@@ -34,13 +36,14 @@ use crate::config::{Job as JobConfig, Runner as RunnerConfig};
 use crate::engine::{Engine, EngineError, Signal, container_name};
 use crate::metrics::Metrics;
 use crate::model::app::{App, Secret};
-use crate::model::ids::{Instance, Inventory, JobId};
+use crate::model::ids::{Instance, Inventory, JobId, ReleaseId};
 use crate::model::job::{Intent, Record, WhenBusy};
 use crate::model::lock::Held;
 use crate::model::settle::{Evidence, Phase};
 use crate::model::vars::{self, VarError};
 use crate::pepper::{JobSecrets, Pepper};
 use crate::store::{Freeze, NewJob, Store, StoreError, Submitted};
+pub use releases::{NewRelease, ReleaseRefusal, SeenRelease};
 use supervise::Start;
 
 /// How long a dispatcher's sign of life is good for; after that its jobs are adopted.
@@ -71,6 +74,8 @@ pub struct Parts {
     pub runner: RunnerConfig,
     /// `job`
     pub job: JobConfig,
+    /// `release.retention`
+    pub release_retention: Duration,
     /// `public_url`
     pub public_url: String,
     /// `tls.ca`: the file that containers are given to trust.
@@ -143,6 +148,9 @@ pub enum Refusal {
         /// Who holds it.
         holder: JobId,
     },
+    /// A release waits for the inventory, and gets it next.
+    #[error("the inventory is reserved for release {0}")]
+    Reserved(ReleaseId),
     /// The inventory is frozen.
     #[error("the inventory is frozen by {}: {}", .0.by, .0.reason)]
     Frozen(Freeze),
@@ -250,6 +258,7 @@ impl Dispatcher {
         parts.spawn(self.clone().live());
         parts.spawn(self.clone().reconcile());
         parts.spawn(self.clone().keep_feeding());
+        parts.spawn(self.clone().keep_releasing());
         let died = tokio::select! {
             () = stop.cancelled() => Ok(()),
             ended = parts.join_next() => ended.map_or(Ok(()), |ended| ended),
@@ -313,6 +322,7 @@ impl Dispatcher {
             Submitted::KeyReused => Err(Refusal::KeyReused),
             Submitted::Busy { holder } => Err(Refusal::Busy { holder }),
             Submitted::Frozen(freeze) => Err(Refusal::Frozen(freeze)),
+            Submitted::Reserved(release) => Err(Refusal::Reserved(release)),
         }
     }
 

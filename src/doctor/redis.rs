@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const OLDEST: u32 = 7;
 
 /// Every command that the store uses, in scripts or not.
-const COMMANDS: [&str; 53] = [
+const COMMANDS: [&str; 54] = [
     "append",
     "del",
     "eval",
@@ -54,6 +54,7 @@ const COMMANDS: [&str; 53] = [
     "script load",
     "set",
     "setrange",
+    "sismember",
     "smembers",
     "srem",
     "strlen",

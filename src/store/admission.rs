@@ -29,6 +29,7 @@ impl Store {
             "EXISTS" => Submitted::Exists(reply.parse()?),
             "KEYREUSED" => Submitted::KeyReused,
             "BUSY" => Submitted::Busy { holder: reply.parse()? },
+            "RESERVED" => Submitted::Reserved(reply.parse()?),
             "FROZEN" => Submitted::Frozen(freeze(&mut reply)?),
             _ => return reply.unexpected(),
         })
@@ -94,7 +95,7 @@ pub(super) fn freeze(reply: &mut Reply) -> Result<Freeze> {
 }
 
 /// SHA-256 in hexadecimal digits: the key is the client's and may be long.
-fn digest_of(key: &str) -> String {
+pub(super) fn digest_of(key: &str) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.as_bytes());
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

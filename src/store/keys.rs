@@ -35,12 +35,28 @@
 //! | `deliverer` | string | the dispatcher that delivers to webhooks; another takes over when it gives no sign of life | never |
 //! | `pipelines` | hash | name → newest version | never |
 //! | `pipeline:{name}` | hash | of each version: `{version}:pipeline` as JSON, `{version}:file` as it was written, `{version}:by`, `{version}:made_ms` | never |
+//! | `release:{release}` | hash | `json`, the release; `revision`, how often it was written; `epoch`, in which memory; `pipeline`, a slash, its version; `asks` and `wants`, of which sets below it is a member; `woken`, how often something happened that it waits for | one release retention after its end |
+//! | `release_events:{release}` | stream | its events, as in `events`, at the same places | with `release` |
+//! | `release_logs:{release}` | hash | SHA-256 of a reporter's log → the log | with `release` |
+//! | `releases` | sorted set | all releases, by id (all scores are 0) | as `jobs` |
+//! | `releases:active` | set | the releases of which something may follow | never |
+//! | `releases:due` | sorted set | release → when it is to be looked at, in ms; 0: now | never |
+//! | `asking:{reporter}` | set | releases in which a check asks that reporter and has not heard from it | never |
+//! | `wanted:{inventory}` | set | releases that wait for its lock | never |
+//! | `reserved` | hash | inventory → the release that gets its lock next | never |
+//! | `there` | hash | app → what it has last deployed for a release, as JSON | never |
+//! | `occupants` | hash | pipeline/stage/service → the release that was last deployed there | never |
+//! | `holds` | hash | pipeline/stage → the release that holds automation there after its roll-back | never |
+//! | `reporters` | hash | name → who has recorded it, a blank, the products that it is subscribed to, with blanks between | never |
+//! | `subscribers:{product}` | set | the reporters that are subscribed to it | never |
+//! | `idem:release:{hash}` | string | as `idem:{app}:{hash}`, of releases | a day |
 //! | `audit` | stream | what operators did: `by`, `what`, `about`, `reason` | the last 10,000 or a few more |
 //!
 //! `job`, `brief`, `out` and `progress` expire together, one retention after the job's end; those of an app's newest success do so
 //! only once there is a newer one.
 //!
-//! The channel `news` carries `o {job}` after output was written, `s {job}` after anything else was, and `e {about}` with each event.
+//! The channel `news` carries `o {job}` after output was written, `s {job}` after anything else was, `e {about}` with each event,
+//! `r {release}` when a release was written or is to be looked at, and `a {release}` when it asks reporters.
 //!
 //! A poll begins with one `MGET`: `state`, `brief`, two counters of failures, `apps_version`. That is why these are strings.
 //!
@@ -49,7 +65,7 @@
 
 use std::net::IpAddr;
 
-use crate::model::ids::{DeploymentId, Instance, Inventory, JobId, Word};
+use crate::model::ids::{DeploymentId, Instance, Inventory, JobId, ReleaseId, Word};
 
 /// The keys of one instance.
 #[derive(Debug, Clone)]
@@ -155,6 +171,45 @@ impl Keys {
     }
     pub(super) fn pipeline(&self, name: &Word) -> String {
         self.of("pipeline:", name.as_str())
+    }
+    pub(super) fn release(&self, release: ReleaseId) -> String {
+        self.of("release:", &release.to_string())
+    }
+    pub(super) fn release_events(&self, release: ReleaseId) -> String {
+        self.of("release_events:", &release.to_string())
+    }
+    pub(super) fn release_logs(&self, release: ReleaseId) -> String {
+        self.of("release_logs:", &release.to_string())
+    }
+    pub(super) fn releases(&self) -> String {
+        self.key("releases")
+    }
+    pub(super) fn active_releases(&self) -> String {
+        self.key("releases:active")
+    }
+    pub(super) fn due_releases(&self) -> String {
+        self.key("releases:due")
+    }
+    pub(super) fn asking(&self, reporter: &Word) -> String {
+        self.of("asking:", reporter.as_str())
+    }
+    pub(super) fn there(&self) -> String {
+        self.key("there")
+    }
+    pub(super) fn occupants(&self) -> String {
+        self.key("occupants")
+    }
+    pub(super) fn holds(&self) -> String {
+        self.key("holds")
+    }
+    pub(super) fn reporters(&self) -> String {
+        self.key("reporters")
+    }
+    pub(super) fn subscribers(&self, product: &Word) -> String {
+        self.of("subscribers:", product.as_str())
+    }
+    pub(super) fn last_success(&self, app: &DeploymentId) -> String {
+        self.of("lastok:", app.as_str())
     }
     pub(super) fn audit(&self) -> String {
         self.key("audit")

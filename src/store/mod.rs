@@ -35,6 +35,8 @@ mod output;
 mod pipelines;
 mod read;
 mod record;
+mod releases;
+mod reporters;
 mod scripts;
 mod tokens;
 mod types;

@@ -4,6 +4,7 @@
 //! have happened in between.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::link::CONNECT;
 use super::{News, Store};
-use crate::model::ids::JobId;
+use crate::model::ids::{JobId, ReleaseId};
 
 /// How long the connection may be silent before it is asked whether it still stands.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -24,18 +25,64 @@ const FIRST_WAIT: Duration = Duration::from_millis(20);
 /// The longest wait between two tries.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// Who watches which job, and the events.
+/// Who watches which job, which release, and the events.
 #[derive(Default)]
 pub(super) struct Watchers {
-    jobs: Mutex<Watched>,
+    jobs: Mutex<Watched<JobId, Senders>>,
+    releases: Mutex<Watched<ReleaseId, watch::Sender<u64>>>,
     events: watch::Sender<u64>,
+    /// Releases that were written, or are to be looked at, whichever.
+    any_release: watch::Sender<u64>,
+    /// Releases that ask reporters.
+    asking: watch::Sender<u64>,
 }
 
-#[derive(Default)]
-struct Watched {
-    jobs: HashMap<JobId, Senders>,
+/// Those that somebody watches.
+struct Watched<K, S> {
+    senders: HashMap<K, S>,
     /// At so many entries those that nobody watches any more are looked for.
     sweep_at: usize,
+}
+
+impl<K, S> Default for Watched<K, S> {
+    fn default() -> Self {
+        Self { senders: HashMap::new(), sweep_at: 0 }
+    }
+}
+
+impl<K: Eq + Hash, S: Sender> Watched<K, S> {
+    fn watch(&mut self, what: K) -> &mut S {
+        if self.senders.len() >= self.sweep_at {
+            self.senders.retain(|_, senders| senders.watched());
+            self.sweep_at = (self.senders.len() * 2).max(64);
+        }
+        self.senders.entry(what).or_insert_with(S::new)
+    }
+
+    /// What wakes those who watch it, if anybody does.
+    fn watched(&mut self, what: &K) -> Option<&S> {
+        if self.senders.get(what)?.watched() {
+            return self.senders.get(what);
+        }
+        self.senders.remove(what);
+        None
+    }
+}
+
+/// What wakes somebody.
+trait Sender {
+    fn new() -> Self;
+    fn watched(&self) -> bool;
+}
+
+impl Sender for watch::Sender<u64> {
+    fn new() -> Self {
+        watch::Sender::new(0)
+    }
+
+    fn watched(&self) -> bool {
+        self.receiver_count() > 0
+    }
 }
 
 struct Senders {
@@ -43,9 +90,13 @@ struct Senders {
     output: watch::Sender<u64>,
 }
 
-impl Senders {
+impl Sender for Senders {
+    fn new() -> Self {
+        Self { state: watch::Sender::new(0), output: watch::Sender::new(0) }
+    }
+
     fn watched(&self) -> bool {
-        self.state.receiver_count() > 0 || self.output.receiver_count() > 0
+        self.state.watched() || self.output.watched()
     }
 }
 
@@ -53,47 +104,45 @@ fn wake(sender: &watch::Sender<u64>) {
     sender.send_modify(|count| *count += 1);
 }
 
-impl Watchers {
-    fn locked(&self) -> std::sync::MutexGuard<'_, Watched> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// A lock that a panic has left is as good as any: what it guards is whole between two lines.
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
+impl Watchers {
     fn watch(&self, job: JobId) -> News {
-        let mut watched = self.locked();
-        if watched.jobs.len() >= watched.sweep_at {
-            watched.jobs.retain(|_, senders| senders.watched());
-            watched.sweep_at = (watched.jobs.len() * 2).max(64);
-        }
-        let senders = watched
-            .jobs
-            .entry(job)
-            .or_insert_with(|| Senders { state: watch::Sender::new(0), output: watch::Sender::new(0) });
+        let mut jobs = locked(&self.jobs);
+        let senders = jobs.watch(job);
         News { state: senders.state.subscribe(), output: senders.output.subscribe() }
     }
 
-    /// Takes in a message: `o`, `s` or `e`, a blank, what it is about.
+    /// Takes in a message: `o`, `s`, `e`, `r` or `a`, a blank, what it is about.
     fn hear(&self, message: &[u8]) {
         let Ok(text) = std::str::from_utf8(message) else { return };
-        let Some((kind, job)) = text.split_once(' ') else { return };
-        if kind == "e" {
-            return wake(&self.events);
-        }
-        let Ok(job) = job.parse::<JobId>() else { return };
-        let mut watched = self.locked();
-        let Some(senders) = watched.jobs.get(&job) else { return };
+        let Some((kind, about)) = text.split_once(' ') else { return };
         match kind {
-            _ if !senders.watched() => {
-                watched.jobs.remove(&job);
+            "e" => wake(&self.events),
+            "a" => wake(&self.asking),
+            "r" => {
+                wake(&self.any_release);
+                if let Ok(release) = about.parse() {
+                    locked(&self.releases).watched(&release).into_iter().for_each(wake);
+                }
             }
-            "o" => wake(&senders.output),
-            "s" => wake(&senders.state),
+            "o" | "s" => {
+                let Ok(job) = about.parse() else { return };
+                if let Some(senders) = locked(&self.jobs).watched(&job) {
+                    wake(if kind == "o" { &senders.output } else { &senders.state });
+                }
+            }
             _ => {}
         }
     }
 
     fn wake_all(&self) {
-        wake(&self.events);
-        for senders in self.locked().jobs.values() {
+        [&self.events, &self.any_release, &self.asking].into_iter().for_each(wake);
+        locked(&self.releases).senders.values().for_each(wake);
+        for senders in locked(&self.jobs).senders.values() {
             wake(&senders.state);
             wake(&senders.output);
         }
@@ -146,6 +195,21 @@ impl Store {
         self.shared.watchers.watch(job)
     }
 
+    /// Wakes when a release was written, or is to be looked at.
+    pub fn release_news(&self, release: ReleaseId) -> watch::Receiver<u64> {
+        locked(&self.shared.watchers.releases).watch(release).subscribe()
+    }
+
+    /// Wakes when any release was written, or is to be looked at.
+    pub fn any_release_news(&self) -> watch::Receiver<u64> {
+        self.shared.watchers.any_release.subscribe()
+    }
+
+    /// Wakes when reporters are asked.
+    pub fn asking_news(&self) -> watch::Receiver<u64> {
+        self.shared.watchers.asking.subscribe()
+    }
+
     /// Wakes with each event.
     pub fn event_news(&self) -> watch::Receiver<u64> {
         self.shared.watchers.events.subscribe()
@@ -172,13 +236,13 @@ mod tests {
         watchers.wake_all();
         assert!(news.state.has_changed().expect("open") && news.output.has_changed().expect("open"));
         drop(second);
-        assert_eq!(watchers.locked().jobs.len(), 1);
+        assert_eq!(locked(&watchers.jobs).senders.len(), 1);
         drop(news);
         watchers.hear(format!("o {job}").as_bytes());
-        assert_eq!(watchers.locked().jobs.len(), 0);
+        assert_eq!(locked(&watchers.jobs).senders.len(), 0);
         for n in 0..1000 {
             watchers.watch(JobId::new(2, n));
         }
-        assert!(watchers.locked().jobs.len() <= 64);
+        assert!(locked(&watchers.jobs).senders.len() <= 64);
     }
 }

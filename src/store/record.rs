@@ -12,7 +12,7 @@ use crate::model::lock::Fence;
 use crate::model::output::Position;
 
 /// The fields of `job:{job}` that make up a record, in the order in which they are read. A field without a value is absent.
-pub(super) const FIELDS: [&str; 21] = [
+pub(super) const FIELDS: [&str; 22] = [
     "deployment_id",
     "inventory",
     "action",
@@ -29,6 +29,7 @@ pub(super) const FIELDS: [&str; 21] = [
     "exit_code",
     "reason",
     "superseded_by",
+    "release",
     "created_ms",
     "locked_ms",
     "started_ms",
@@ -62,6 +63,7 @@ fn take(id: JobId, values: &[Value]) -> Option<Record> {
         exit_code,
         reason,
         superseded_by,
+        release,
         created_ms,
         locked_ms,
         started_ms,
@@ -89,6 +91,7 @@ fn take(id: JobId, values: &[Value]) -> Option<Record> {
         exit_code: optional(exit_code, number)?,
         reason: optional(reason, word)?,
         superseded_by: optional(superseded_by, parse)?,
+        release: optional(release, parse)?,
         created_ms: number(created_ms)?,
         locked_ms: optional(locked_ms, number)?,
         started_ms: optional(started_ms, number)?,

@@ -59,6 +59,8 @@ scripts! {
     REMOVE_WEBHOOK = "_words" "_epoch" "remove_webhook";
     REPLAY = "_words" "_epoch" "_letters" "replay";
     SET_PIPELINE = "_words" "_epoch" "set_pipeline";
+    RELEASE = "_words" "_epoch" "_lock" "_release" "release";
+    SET_REPORTER = "_words" "_epoch" "set_reporter";
     DELIVER = "_words" "_epoch" "deliver";
     DELIVERED = "_words" "_epoch" "delivered";
     REBUILD = "_words" "_lock" "_rescue" "rebuild";
@@ -167,6 +169,6 @@ mod tests {
             assert!(text.contains("\n-- Invariant"), "{path:?}");
             assert!(!step || text.contains("\n-- replies  "), "{path:?}");
         }
-        assert_eq!(super::all().len(), 29);
+        assert_eq!(super::all().len(), 31);
     }
 }

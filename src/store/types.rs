@@ -1,13 +1,16 @@
 //! What goes into the store and what comes out of it.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use crate::model::app::App;
 use crate::model::event::{Cursor, Event};
-use crate::model::ids::{Action, DeploymentId, Inventory, JobId};
+use crate::model::ids::{Action, DeploymentId, Inventory, JobId, ReleaseId, Word};
 use crate::model::job::{Record, State, WhenBusy};
 use crate::model::lock::{Fence, Held};
 use crate::model::pipeline::Pipeline;
+use crate::model::release::{Release, There};
 use crate::model::token::Grant;
 use crate::model::webhook::{Streak, Webhook};
 
@@ -51,6 +54,8 @@ pub enum Submitted {
     },
     /// The inventory is frozen, and the request said `reject` (others wait).
     Frozen(Freeze),
+    /// A release waits for it and gets it next, and the request said `reject` (others wait).
+    Reserved(ReleaseId),
 }
 
 /// A freeze in force.
@@ -318,4 +323,94 @@ pub struct AuditLine {
     pub about: String,
     /// and why, where that was said.
     pub reason: String,
+}
+
+/// A release as it is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredRelease {
+    /// The release.
+    pub release: Release,
+    /// How often it was written; whoever writes it names the revision that was read.
+    pub revision: u64,
+    /// How often it was woken: a job of it has ended, or a lock that it waits for came free.
+    pub woken: u64,
+    /// Whether it was last written in the memory that Redis has now. If not, Redis came back older than it was.
+    pub of_this_memory: bool,
+}
+
+/// Filter of the list of releases.
+#[derive(Debug, Clone, Default)]
+pub struct ReleaseFilter {
+    /// Only those that are not over.
+    pub active: bool,
+    /// Only of these products; none: of all.
+    pub products: Option<BTreeSet<Word>>,
+    /// Only older than this one.
+    pub before: Option<ReleaseId>,
+    /// At most so many (1 to 1,000).
+    pub limit: usize,
+}
+
+/// Who reports, and on which products.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredReporter {
+    /// The name, which is that of the token.
+    pub name: Word,
+    /// The products that it is subscribed to.
+    pub products: BTreeSet<Word>,
+    /// Who has said so.
+    pub by: String,
+}
+
+/// A release to be written, with what follows from it.
+#[derive(Debug)]
+pub struct ReleaseWrite<'a> {
+    /// The release, as it is to be.
+    pub release: &'a Release,
+    /// The revision that was read; 0: it is new.
+    pub revision: u64,
+    /// How often it had been woken when it was read.
+    pub woken: u64,
+    /// When it is to be looked at again, in milliseconds since 1970.
+    pub due_ms: Option<u64>,
+    /// Reporters that it asks.
+    pub asks: BTreeSet<Word>,
+    /// Inventories whose locks it waits for.
+    pub wants: BTreeSet<Inventory>,
+    /// How long it is kept once it is over, in milliseconds.
+    pub retention_ms: u64,
+    /// `Idempotency-Key` of the request that makes it, and a digest of the request.
+    pub idempotency: Option<(&'a str, &'a str)>,
+    /// Events: what has happened, and what is to be said of it, as JSON.
+    pub told: Vec<(String, String)>,
+    /// What apps have deployed now.
+    pub there: &'a [(DeploymentId, Option<There>)],
+    /// The stage whose services it takes now.
+    pub occupies: Option<&'a Word>,
+    /// Stages in which it holds automation, or does so no longer.
+    pub holds: Vec<(Word, bool)>,
+    /// Jobs that get their locks, all together or none.
+    pub jobs: &'a [NewJob],
+}
+
+/// What became of a release that was to be written.
+#[derive(Debug)]
+pub enum Written {
+    /// It is; its jobs have their locks, and the caller supervises them.
+    Done(Vec<Held>),
+    /// Somebody else has written it meanwhile.
+    Raced,
+    /// A lock could not be had, so nothing was changed.
+    Busy {
+        /// Whose.
+        inventory: Inventory,
+        /// Why.
+        why: String,
+    },
+    /// It was to wait for locks all of which can be had now.
+    Free,
+    /// This very request made that release before.
+    Exists(ReleaseId),
+    /// The `Idempotency-Key` was used with another request.
+    KeyReused,
 }

@@ -21,13 +21,15 @@ impl Store {
         by: &str,
         after: Option<Cursor>,
     ) -> Result<Recorded> {
-        let Webhook { name, url, deployment_id, types } = webhook;
+        let Webhook { name, url, deployment_id, types, recipient } = webhook;
         let types = serde_json::to_string(types).expect("texts can be written as JSON");
         let app = deployment_id.as_ref().map_or("", |app| app.as_str());
+        let whom = recipient.as_ref().map_or("", |whom| whom.as_str());
         let reply = self.run(&scripts::SET_WEBHOOK, self.quick(), |call| {
             call.arg(name.as_str()).arg(u8::from(replace)).arg(sealed);
             call.arg(after.map(|after| after.to_string()).unwrap_or_default());
-            for (field, value) in [("url", url.as_str()), ("app", app), ("types", &types), ("by", by)] {
+            let fields = [("url", url.as_str()), ("app", app), ("types", &types), ("for", whom), ("by", by)];
+            for (field, value) in fields {
                 call.arg(field).arg(value);
             }
         });
@@ -156,6 +158,11 @@ fn stored_webhook(name: &Word, fields: Vec<(Value, Value)>, dead: u64) -> Option
                 app => Some(app.parse().ok()?),
             },
             types: serde_json::from_str(word("types")?).ok()?,
+            // One that was recorded by an earlier version has no such field.
+            recipient: match word("for").unwrap_or_default() {
+                "" => None,
+                whom => Some(whom.parse().ok()?),
+            },
         },
         by: word("by")?.to_owned(),
         after: word("after")?.parse().ok()?,

@@ -1,7 +1,24 @@
 -- The rules of lock, fence and queue, shared by the scripts that give or free a lock or end a job.
 --
 -- Invariants: an inventory has at most one holder; its fence grows with every holder; a queue holds queued jobs alone; a job is
--- in `active` exactly as long as it has not ended.
+-- in `active` exactly as long as it has not ended. A free lock that a release has reserved goes to that release, which takes it
+-- together with all others that it waits for; a release is told of every lock that it waits for and that comes free.
+
+-- Has a release looked at now. Whoever is about to write it has read how often it was woken, and leaves it due if that has changed.
+local function wake(release)
+  if redis.call('SISMEMBER', key('releases:active'), release) == 1 then
+    redis.call('HINCRBY', key('release:' .. release), 'woken', 1)
+    redis.call('ZADD', key('releases:due'), 0, release)
+    news('r', release)
+  end
+end
+
+-- The lock of an inventory is free and given to nobody: those releases that wait for it look again.
+local function wake_wanting(inventory)
+  for _, release in ipairs(redis.call('SMEMBERS', key('wanted:' .. inventory))) do
+    wake(release)
+  end
+end
 
 -- The freeze in force, as stored; false when there is none. One that has run out is taken out.
 local function frozen(inventory)
@@ -38,9 +55,12 @@ local function take(inventory, job)
   return fence
 end
 
--- Gives the free lock of an inventory to the first that waits, unless it is frozen; returns job and fence, or nothing.
+-- Gives the free lock of an inventory to the first that waits, unless it is frozen or reserved; returns job and fence, or nothing.
 local function hand_over(inventory)
   if frozen(inventory) then
+    return
+  elseif redis.call('HEXISTS', key('reserved'), inventory) == 1 then
+    wake_wanting(inventory)
     return
   end
   local queue = key('queue:' .. inventory)
@@ -48,6 +68,7 @@ local function hand_over(inventory)
     local job = redis.call('LPOP', queue)
     if not job then
       redis.call('SREM', key('queues'), inventory)
+      wake_wanting(inventory)
       return
     end
     if fields(job, 'state')[1] == 'queued' then
@@ -71,6 +92,10 @@ local function end_job(job, outcome)
   redis.call('DEL', key('ring:' .. job))
   redis.call('SREM', key('active'), job)
   news('s', job)
+  local release = redis.call('HGET', key('job:' .. job), 'release')
+  if release then
+    wake(release)
+  end
 end
 
 -- Enters a new job where jobs are looked for, and takes out a few that are forgotten: of each index, as many at a time as keep
@@ -86,4 +111,12 @@ local function enter(job, app, inventory)
       end
     end
   end
+end
+
+-- Creates the record of a new job, which waits until it is given its lock; further fields and values may follow.
+local function begin(job, app, inventory, action, when_busy, sealed, ...)
+  redis.call('HSET', key('job:' .. job), 'deployment_id', app, 'inventory', inventory, 'action', action,
+    'when_busy', when_busy, 'lease', '0', 'created_ms', digits(now()), 'output', '0 0 0 0', 'sealed', sealed, ...)
+  set_state(job, 'queued')
+  enter(job, app, inventory)
 end

@@ -14,5 +14,6 @@ if not held then
   return reply('NONE')
 end
 redis.call('HDEL', key('locks'), inventory)
+wake_wanting(inventory)
 raise()
 return reply('OK')

@@ -2,7 +2,7 @@
 --
 -- arg 1 inventory
 -- replies  HELD job fence lease   the lock is that job's, under the caller's supervision
---          NONE                   held, frozen, or nobody waits
+--          NONE                   held, frozen, reserved for a release, or nobody waits
 --
 -- Invariant: only a free lock is given, and to nobody but the first in the queue.
 

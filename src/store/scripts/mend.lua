@@ -41,6 +41,7 @@ if outcome ~= '' or it.container == '' then
   for n = 1, #locks, 2 do
     if locks[n + 1] == it.job then
       redis.call('HDEL', key('locks'), locks[n])
+      wake_wanting(locks[n])
     end
   end
 else

@@ -100,4 +100,9 @@ for inventory, job in pairs(claims) do
     redis.call('HSET', key('locks'), inventory, job)
   end
 end
+-- Releases are found to be of another memory than this, and wait for people; they keep nobody from a lock.
+redis.call('DEL', key('reserved'))
+for _, release in ipairs(redis.call('SMEMBERS', key('releases:active'))) do
+  wake(release)
+end
 return reply('OK')

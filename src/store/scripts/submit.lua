@@ -8,6 +8,7 @@
 --          EXISTS job            this request was accepted before
 --          KEYREUSED             the key was used with another request
 --          BUSY job              reject: the inventory is held, or waited for, by that job
+--          RESERVED release      reject: the next to get it is that release
 --          FROZEN freeze         reject: the inventory is frozen
 --
 -- Invariant: asking again with the same job changes nothing, and gives the caller whose first reply was lost its lock. A request
@@ -60,25 +61,25 @@ end
 place = place or waiting + 1
 
 local freeze = frozen(inventory)
+local reserved = redis.call('HGET', key('reserved'), inventory)
 if when_busy == 'reject' then
   if freeze then
     return reply('FROZEN', freeze)
   elseif holder or first then
     return reply('BUSY', holder or first)
+  elseif reserved then
+    return reply('RESERVED', reserved)
   end
 end
 
-redis.call('HSET', key('job:' .. job), 'deployment_id', app, 'inventory', inventory, 'action', action,
-  'when_busy', when_busy, 'lease', '0', 'created_ms', digits(now()), 'output', '0 0 0 0', 'sealed', sealed)
-set_state(job, 'queued')
-enter(job, app, inventory)
+begin(job, app, inventory, action, when_busy, sealed)
 -- Here, because where no job comes no event does.
 redis.call('XTRIM', key('events'), 'MINID', '~', digits(now() - retention))
 if idempotency ~= '' then
   redis.call('SET', idempotency_key, job .. ' ' .. digest, 'EX', 86400)
 end
 
-local starts = not holder and not freeze and place == 1
+local starts = not holder and not freeze and not reserved and place == 1
 if not starts then
   if displaced[1] then
     redis.call('LINSERT', queue, 'BEFORE', displaced[1], job)
