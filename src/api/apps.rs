@@ -109,7 +109,7 @@ pub(super) async fn set(
 #[utoipa::path(
     get, path = "/api/v1/apps", tag = "apps", operation_id = "apps",
     responses((status = 200, description = "The apps", body = AppList), Guarded),
-    security(("feed" = []), ("operator" = []), ("viewer" = [])),
+    security(("feed" = []), ("operator" = []), ("viewer" = []), ("releaser" = [])),
 )]
 pub(super) async fn list(State(api): State<Shared>, _: FeedReader) -> Result<axum::Json<AppList>, ApiError> {
     let apps = api.dispatcher.store().apps().await?.ok_or(ApiError::NoApps)?;

@@ -35,7 +35,7 @@ pub(super) struct Which {
     get, path = "/api/v1/audit", tag = "tokens", operation_id = "audit",
     params(Which),
     responses((status = 200, description = "What operators did", body = AuditPage), Guarded),
-    security(("operator" = []), ("viewer" = [])),
+    security(("operator" = []), ("viewer" = []), ("releaser" = [])),
 )]
 pub(super) async fn lines(
     State(api): State<Shared>,

@@ -16,6 +16,29 @@ pub(super) struct JobPath {
     job_id: String,
 }
 
+/// The release in a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "describes a parameter that `extract::Named` reads")]
+pub(super) struct ReleasePath {
+    /// The release
+    #[param(pattern = "^[0-7][0-9A-HJKMNP-TV-Z]{25}$", example = "01GZEC5GJHFKWMK4Z5A1NM9DPF")]
+    release_id: String,
+}
+
+/// The log of a report in a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "describes parameters that `extract::LogOf` reads")]
+pub(super) struct LogPath {
+    /// The release
+    #[param(pattern = "^[0-7][0-9A-HJKMNP-TV-Z]{25}$", example = "01GZEC5GJHFKWMK4Z5A1NM9DPF")]
+    release_id: String,
+    /// SHA-256 of the log
+    #[param(pattern = "^[0-9a-f]{64}$")]
+    digest: String,
+}
+
 /// The app in a path.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
@@ -61,11 +84,13 @@ pub(super) struct InventoryPath {
         (name = "locks", description = "The operator's: deploy locks and freezes"),
         (name = "webhooks", description = "Events sent to receivers, signed"),
         (name = "pipelines", description = "Stages that releases go through"),
+        (name = "releases", description = "Services together, on their way through the stages of a pipeline"),
+        (name = "reporters", description = "Who reports on releases, and what awaits them"),
         (name = "tokens", description = "The operator's: who may do what, and the audit log"),
         (name = "operations", description = "Health, readiness, metrics"),
         (name = "seed", description = "The endpoints that existing clients use"),
     ),
-    components(schemas(crate::wire::Problem, super::problem::SeedRefusal)),
+    components(schemas(crate::wire::Problem, crate::wire::ReportView, super::problem::SeedRefusal)),
     modifiers(&Credentials),
 )]
 pub(super) struct Document;
@@ -85,6 +110,10 @@ impl Modify for Credentials {
         components.add_security_scheme("oidc", SecurityScheme::Http(token.build()));
         components.add_security_scheme("operator", http(HttpAuthScheme::Bearer, "A token with the role operator."));
         components.add_security_scheme("viewer", http(HttpAuthScheme::Bearer, "A token with the role viewer."));
+        let releaser = "A token with the role releaser: sees everything, makes releases and moves them.";
+        components.add_security_scheme("releaser", http(HttpAuthScheme::Bearer, releaser));
+        let reporter = "A token with the role reporter: reports on releases, and sees those that concern it.";
+        components.add_security_scheme("reporter", http(HttpAuthScheme::Bearer, reporter));
         components.add_security_scheme("feed", http(HttpAuthScheme::Bearer, "The feed's token, or a live feed job's."));
         components.add_security_scheme("job", http(HttpAuthScheme::Bearer, "The job's own token."));
     }
@@ -139,6 +168,24 @@ pub(super) struct OfJob;
 impl IntoResponses for OfJob {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         problems(&[("404", "No such job, or another app's")])
+    }
+}
+
+/// What every operation on one release may answer besides.
+pub(super) struct OfRelease;
+
+impl IntoResponses for OfRelease {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        problems(&[("404", "No such release, or none that this token may see")])
+    }
+}
+
+/// What every operation that changes a release may answer besides.
+pub(super) struct Moving;
+
+impl IntoResponses for Moving {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        problems(&[("409", "It may not be changed so: `detail` says why, and what it waits for")])
     }
 }
 

@@ -7,11 +7,13 @@ use std::borrow::Cow;
 
 use axum::http::StatusCode;
 
-use crate::dispatch::Refusal;
+use crate::dispatch::{Refusal, ReleaseRefusal};
 use crate::engine::EngineError;
 use crate::model::app::FeedError;
 use crate::model::ids::JobId;
 use crate::model::pipeline::file::Mistakes;
+use crate::model::release::Fault;
+use crate::model::release::command::Refused;
 use crate::model::vars::VarError;
 use crate::store::{Freeze, StoreError};
 
@@ -31,6 +33,8 @@ pub(super) enum Wanted {
     AppOrOperator,
     /// An operator's.
     Operator,
+    /// That of somebody who has to do with releases.
+    Releaser,
     /// An operator's or the feed's.
     Feed,
     /// The token of this very job.
@@ -80,6 +84,18 @@ pub(super) enum ApiError {
     UnknownPipeline,
     /// The file of a pipeline is wrong.
     Pipeline(Mistakes),
+    /// No such release, or none that the caller may see.
+    UnknownRelease,
+    /// What a release is to consist of, or where it is to begin, is wrong.
+    Release(Fault),
+    /// A release may not be changed so, or not by the caller.
+    Refused(Refused),
+    /// There is no log of that digest.
+    UnknownLog,
+    /// The log of a report is longer than so many bytes.
+    LogTooLarge(usize),
+    /// There is no reporter of that name.
+    UnknownReporter,
     /// There are so many tokens, webhooks or pipelines that no further one is taken.
     TooMany(u64),
     /// The job is over.
@@ -121,7 +137,7 @@ impl From<StoreError> for ApiError {
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Busy { .. } => Self::Busy(None),
+            Refusal::Busy { .. } | Refusal::Reserved(_) => Self::Busy(None),
             Refusal::Frozen(freeze) => Self::Frozen(freeze),
             Refusal::Vars(error) => Self::Vars(error),
             Refusal::KeyReused => Self::KeyReused,
@@ -130,6 +146,19 @@ impl From<Refusal> for ApiError {
             Refusal::Store(error) => Self::Store(error),
             Refusal::Engine(error) => Self::Engine(error),
             Refusal::NotReady(what) => Self::NotReady(what),
+        }
+    }
+}
+
+impl From<ReleaseRefusal> for ApiError {
+    fn from(refusal: ReleaseRefusal) -> Self {
+        match refusal {
+            ReleaseRefusal::Unknown => Self::UnknownRelease,
+            ReleaseRefusal::UnknownPipeline => Self::UnknownPipeline,
+            ReleaseRefusal::Fault(fault) => Self::Release(fault),
+            ReleaseRefusal::Refused(refused) => Self::Refused(refused),
+            ReleaseRefusal::KeyReused => Self::KeyReused,
+            ReleaseRefusal::Other(refusal) => refusal.into(),
         }
     }
 }
@@ -199,6 +228,9 @@ impl ApiError {
                         "Unknown credentials. Give deployment id and secret as Authorization: Basic, or as Authorization: Bearer a CI job's ID token that the app's rules fit, or an operator's token."
                     }
                     Wanted::Operator => "Unknown credentials. Give an operator's token as Authorization: Bearer.",
+                    Wanted::Releaser => {
+                        "Unknown credentials. Give the token of a releaser, a reporter, a viewer or an operator as Authorization: Bearer."
+                    }
                     Wanted::Feed => {
                         "Unknown credentials. Give the feed's, an operator's or the feed job's token as Authorization: Bearer."
                     }
@@ -294,6 +326,70 @@ impl ApiError {
                 "invalid-pipeline",
                 "The file of the pipeline is wrong",
                 shortened(&mistakes.to_string().replace('\n', "; "), MISTAKES_SHOWN),
+            ),
+            Self::UnknownRelease => Face::new(
+                S::NOT_FOUND,
+                "unknown-release",
+                "There is no such release",
+                "Unknown release_id: check it, and that this token may see the release. GET /api/v1/releases lists those that it may.",
+            ),
+            Self::Release(fault) => Face::new(
+                S::UNPROCESSABLE_ENTITY,
+                "invalid-release",
+                "Such a release cannot be made",
+                shortened(&fault.to_string(), MISTAKES_SHOWN),
+            ),
+            Self::Refused(refused @ (Refused::NotOfGroup(_) | Refused::OwnRelease(_) | Refused::NotAsked { .. })) => Face::new(
+                S::FORBIDDEN,
+                "forbidden",
+                "These credentials have no right to this",
+                shortened(&refused.to_string(), MISTAKES_SHOWN),
+            ),
+            Self::Refused(
+                refused @ (Refused::Over(_)
+                | Refused::Superseded(_)
+                | Refused::OtherStage { .. }
+                | Refused::NotYet(..)
+                | Refused::Twice(..)
+                | Refused::TooLate(_)
+                | Refused::NoApproval(_)
+                | Refused::ApprovedAlready(_)
+                | Refused::NothingGiven(_)
+                | Refused::OutOfOrder { .. }
+                | Refused::LastStage(_)
+                | Refused::NotDone(_)
+                | Refused::NotAtTheEnd(_)
+                | Refused::NothingFailed(_)
+                | Refused::NoBypass(_)
+                | Refused::JobsRun
+                | Refused::NothingDeployed
+                | Refused::Held(_)
+                | Refused::Suspended(_)
+                | Refused::NothingHeld
+                | Refused::Deploying),
+            ) => Face::new(
+                S::CONFLICT,
+                "release-refused",
+                "The release may not be changed so",
+                shortened(&refused.to_string(), MISTAKES_SHOWN),
+            ),
+            Self::UnknownLog => Face::new(
+                S::NOT_FOUND,
+                "unknown-log",
+                "There is no such log",
+                "The release has no log of that digest. Its reports name theirs.",
+            ),
+            Self::LogTooLarge(limit) => Face::new(
+                S::PAYLOAD_TOO_LARGE,
+                "log-too-large",
+                "The log is too large",
+                format!("The log of a report may have {limit} bytes. Give its end, and a link to all of it."),
+            ),
+            Self::UnknownReporter => Face::new(
+                S::NOT_FOUND,
+                "unknown-reporter",
+                "There is no reporter of that name",
+                "GET /api/v1/reporters lists those that there are.",
             ),
             Self::TooMany(count) => Face::new(
                 S::CONFLICT,
@@ -447,6 +543,7 @@ mod tests {
         let freeze = Freeze { reason: "audit\n".into(), by: "ada".into(), until_ms: None };
         let feed = FeedError::NotAnArray;
         let inside = || "secret inside".to_owned();
+        let ada = || "ada".parse().expect("a name");
         let errors = [
             ApiError::MalformedBody("x".into()),
             ApiError::Invalid("x".into()),
@@ -469,6 +566,16 @@ mod tests {
             ApiError::UnknownWebhook,
             ApiError::UnknownPipeline,
             ApiError::Pipeline(read("").expect_err("nothing")),
+            ApiError::UnknownRelease,
+            ApiError::Release(Fault::Nothing),
+            ApiError::Refused(Refused::NotOfGroup("testers".into())),
+            ApiError::Refused(Refused::OwnRelease(ada())),
+            ApiError::Refused(Refused::NotAsked { reporter: ada(), stage: ada() }),
+            ApiError::Refused(Refused::Held("because\n".into())),
+            ApiError::Refused(Refused::NothingHeld),
+            ApiError::UnknownLog,
+            ApiError::LogTooLarge(1),
+            ApiError::UnknownReporter,
             ApiError::TooMany(100),
             ApiError::JobEnded,
             ApiError::Busy(Some(job)),
@@ -519,6 +626,16 @@ mod tests {
         404 unknown-webhook
         404 unknown-pipeline
         422 invalid-pipeline
+        404 unknown-release
+        422 invalid-release
+        403 forbidden
+        403 forbidden
+        403 forbidden
+        409 release-refused
+        409 release-refused
+        404 unknown-log
+        413 log-too-large
+        404 unknown-reporter
         409 too-many
         409 job-ended
         409 busy refusal

@@ -72,7 +72,7 @@ pub(super) struct Begin {
         (status = 416, description = "The offset lies beyond the end of a job that is over", body = Problem, content_type = "application/problem+json"),
         Guarded, OfJob,
     ),
-    security(("app" = []), ("oidc" = []), ("operator" = []), ("viewer" = [])),
+    security(("app" = []), ("oidc" = []), ("operator" = []), ("viewer" = []), ("releaser" = [])),
 )]
 pub(super) async fn events(
     State(api): State<Shared>,

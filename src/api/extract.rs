@@ -11,8 +11,9 @@ use serde::de::DeserializeOwned;
 
 use super::Shared;
 use super::error::ApiError;
-use crate::model::ids::{DeploymentId, Inventory, JobId, NameError, Word};
+use crate::model::ids::{DeploymentId, Inventory, JobId, NameError, ReleaseId, Word};
 use crate::model::pipeline::file::FILE_MAX as PIPELINE_MAX;
+use crate::model::release::ARTIFACT_MAX;
 
 /// The most bytes that a body may have where nothing else is said.
 pub(super) const BODY_MAX: usize = 64 * 1024;
@@ -106,10 +107,8 @@ pub(super) struct Json<T>(pub(super) T);
 impl<T: DeserializeOwned> FromRequest<Shared> for Json<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, _: &Shared) -> Result<Self, ApiError> {
-        let body = json_body(request, BODY_MAX).await?;
-        let bytes = body.ok_or_else(|| ApiError::Invalid("The body is missing; it must be a JSON object".into()))?;
-        parse_object(&bytes).map(Self)
+    async fn from_request(request: Request, api: &Shared) -> Result<Self, ApiError> {
+        LargeJson::<T, BODY_MAX>::from_request(request, api).await.map(|LargeJson(it)| Self(it))
     }
 }
 
@@ -126,6 +125,22 @@ impl<T: DeserializeOwned + Default> FromRequest<Shared> for OptionalJson<T> {
             Some(bytes) => parse_object(&bytes).map(Self),
         }
     }
+}
+
+/// A JSON object of at most so many bytes.
+pub(super) struct LargeJson<T, const MAX: usize>(pub(super) T);
+
+impl<T: DeserializeOwned, const MAX: usize> FromRequest<Shared> for LargeJson<T, MAX> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &Shared) -> Result<Self, ApiError> {
+        let body = json_body(request, MAX).await?;
+        parse_object(&body.ok_or_else(missing)?).map(Self)
+    }
+}
+
+fn missing() -> ApiError {
+    ApiError::Invalid("The body is missing; it must be a JSON object".into())
 }
 
 /// The file of a pipeline, whatever it is declared as.
@@ -193,6 +208,13 @@ impl PathName for JobId {
     }
 }
 
+impl PathName for ReleaseId {
+    const NAME: &'static str = "release_id";
+    fn read(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
 impl PathName for DeploymentId {
     const NAME: &'static str = "deployment_id";
     fn read(text: String) -> Result<Self, NameError> {
@@ -228,17 +250,60 @@ impl<T: PathName> FromRequestParts<Shared> for Named<T> {
     }
 }
 
+/// A release and the digest of one of its logs.
+pub(super) struct LogOf(pub(super) ReleaseId, pub(super) String);
+
+impl FromRequestParts<Shared> for LogOf {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self, ApiError> {
+        let Path((id, digest)) = Path::<(String, String)>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| ApiError::Invalid("The path is not UTF-8".into()))?;
+        let wrong = |error| ApiError::Invalid(format!("The {} in the path {error}", ReleaseId::NAME));
+        let id = ReleaseId::read(id).map_err(wrong)?;
+        let good = digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if good {
+            Ok(Self(id, digest))
+        } else {
+            Err(ApiError::Invalid("The digest in the path is no SHA-256 in hexadecimal digits".into()))
+        }
+    }
+}
+
+/// A name in a body or a query.
+pub(super) fn word(what: &str, text: String) -> Result<Word, ApiError> {
+    text.try_into().map_err(|error| ApiError::Invalid(format!("{what} {error}")))
+}
+
+/// The same, where it may be left out.
+pub(super) fn optional_word(what: &str, text: Option<String>) -> Result<Option<Word>, ApiError> {
+    text.map(|text| word(what, text)).transpose()
+}
+
+/// Whether a character does something to the text around it. What turns the direction of a line is as good as a control character.
+pub(super) fn acts(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
 /// A text for people: 1 to 500 characters, none of them a control character.
 pub(super) fn reason(text: &str) -> Result<&str, ApiError> {
     let text = text.trim();
-    let count = text.chars().count();
-    // What turns the direction of a line is as good as a control character.
-    let turns =
-        |c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
-    if !(1..=500).contains(&count) || text.chars().any(|c| c.is_control() || turns(c)) {
+    if !(1..=500).contains(&text.chars().count()) || text.chars().any(acts) {
         return Err(ApiError::Invalid("reason must have 1 to 500 characters, none of them a control character".into()));
     }
     Ok(text)
+}
+
+/// A version of an artifact that is looked for.
+pub(super) fn optional_version(text: Option<String>) -> Result<Option<String>, ApiError> {
+    match text {
+        Some(text) if !(1..=ARTIFACT_MAX).contains(&text.len()) => {
+            Err(ApiError::Invalid(format!("version must have 1 to {ARTIFACT_MAX} bytes")))
+        }
+        text => Ok(text),
+    }
 }
 
 /// A reason that may be left out.

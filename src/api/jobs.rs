@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
 
-use super::auth::{AtApp, Caller, Claim, Operator, Reporter, peer};
+use super::auth::{AtApp, Caller, Claim, Container, Operator, peer};
 use super::docs::{AppPath, Guarded, JobPath, OfJob, WithBody};
 use super::error::ApiError;
 use super::extract::{Json, Named, OptionalJson, optional_reason};
@@ -83,7 +83,7 @@ pub(super) async fn submit(
 /// What a request says outside of its body.
 pub(super) struct Ask {
     from: std::net::IpAddr,
-    idempotency_key: Option<String>,
+    pub(super) idempotency_key: Option<String>,
 }
 
 impl axum::extract::FromRequestParts<Shared> for Ask {
@@ -173,7 +173,7 @@ impl Api {
     get, path = "/api/v1/jobs/{job_id}", tag = "jobs", operation_id = "job",
     params(JobPath),
     responses((status = 200, description = "The job", body = Job), Guarded, OfJob),
-    security(("app" = []), ("oidc" = []), ("operator" = []), ("viewer" = [])),
+    security(("app" = []), ("oidc" = []), ("operator" = []), ("viewer" = []), ("releaser" = [])),
 )]
 pub(super) async fn job(
     State(api): State<Shared>,
@@ -238,7 +238,7 @@ pub(super) async fn cancel(
 )]
 pub(super) async fn progress(
     State(api): State<Shared>,
-    Reporter(job): Reporter,
+    Container(job): Container,
     Json(report): Json<Progress>,
 ) -> Result<Response, ApiError> {
     let store = api.dispatcher.store();

@@ -90,7 +90,7 @@ fn states(text: &str) -> Result<Vec<String>, ApiError> {
     get, path = "/api/v1/jobs", tag = "jobs", operation_id = "jobs",
     params(Filter),
     responses((status = 200, description = "A page of jobs", body = JobPage), Guarded),
-    security(("app" = []), ("oidc" = []), ("operator" = []), ("viewer" = [])),
+    security(("app" = []), ("oidc" = []), ("operator" = []), ("viewer" = []), ("releaser" = [])),
 )]
 pub(super) async fn list(
     State(api): State<Shared>,

@@ -22,7 +22,7 @@ const FREEZE_MAX: u64 = 366 * 24 * 3600;
 #[utoipa::path(
     get, path = "/api/v1/locks", tag = "locks", operation_id = "locks",
     responses((status = 200, description = "Locks, queues and freezes in force, by inventory", body = LockList), Guarded),
-    security(("operator" = []), ("viewer" = [])),
+    security(("operator" = []), ("viewer" = []), ("releaser" = [])),
 )]
 pub(super) async fn list(State(api): State<Shared>, _: Viewer) -> Result<axum::Json<LockList>, ApiError> {
     let (locks, now) = api.dispatcher.store().locks().await?;

@@ -27,6 +27,8 @@ mod output;
 mod pipelines;
 mod poll;
 mod problem;
+mod releases;
+mod reporters;
 mod seed;
 pub mod serve;
 mod stream;
@@ -143,6 +145,23 @@ fn v1() -> OpenApiRouter<Shared> {
         .routes(routes!(webhooks::replay))
         .routes(routes!(pipelines::list))
         .routes(routes!(pipelines::show, pipelines::set))
+        .routes(routes!(releases::list, releases::create))
+        .routes(routes!(releases::show))
+        .routes(routes!(stream::release_events))
+        .routes(routes!(releases::report))
+        .routes(routes!(releases::log))
+        .routes(routes!(releases::approve, releases::withdraw))
+        .routes(routes!(releases::promote))
+        .routes(routes!(releases::decide))
+        .routes(routes!(releases::reject))
+        .routes(routes!(releases::retry))
+        .routes(routes!(releases::bypass))
+        .routes(routes!(releases::rollback))
+        .routes(routes!(releases::lift))
+        .routes(routes!(releases::catalogue))
+        .routes(routes!(reporters::list))
+        .routes(routes!(reporters::set, reporters::remove))
+        .routes(routes!(reporters::pending))
         .routes(routes!(tokens::list, tokens::issue))
         .routes(routes!(tokens::revoke))
         .routes(routes!(audit::lines))

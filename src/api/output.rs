@@ -65,7 +65,7 @@ pub(super) struct Range {
         (status = 416, description = "The offset lies beyond the end", body = Problem, content_type = "application/problem+json"),
         Guarded, OfJob,
     ),
-    security(("app" = []), ("oidc" = []), ("operator" = []), ("viewer" = [])),
+    security(("app" = []), ("oidc" = []), ("operator" = []), ("viewer" = []), ("releaser" = [])),
 )]
 pub(super) async fn output(
     State(api): State<Shared>,

@@ -39,7 +39,7 @@ pub(super) struct Which {
 #[utoipa::path(
     get, path = "/api/v1/pipelines", tag = "pipelines", operation_id = "pipelines",
     responses((status = 200, description = "The pipelines, by name, with their newest versions", body = PipelineList), Guarded),
-    security(("operator" = []), ("viewer" = [])),
+    security(("operator" = []), ("viewer" = []), ("releaser" = [])),
 )]
 pub(super) async fn list(State(api): State<Shared>, _: Viewer) -> Result<axum::Json<PipelineList>, ApiError> {
     let found = api.dispatcher.store().pipelines().await?.into_iter();
@@ -56,7 +56,7 @@ pub(super) async fn list(State(api): State<Shared>, _: Viewer) -> Result<axum::J
         (status = 404, description = "There is none of that name, or no such version", body = Problem, content_type = "application/problem+json"),
         Guarded,
     ),
-    security(("operator" = []), ("viewer" = [])),
+    security(("operator" = []), ("viewer" = []), ("releaser" = [])),
 )]
 pub(super) async fn show(
     State(api): State<Shared>,

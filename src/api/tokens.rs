@@ -26,7 +26,7 @@ const EXPIRY_MAX: u64 = 3660 * 24 * 3600;
 #[utoipa::path(
     get, path = "/api/v1/tokens", tag = "tokens", operation_id = "tokens",
     responses((status = 200, description = "The tokens that were issued, by name; never what opens", body = TokenList), Guarded),
-    security(("operator" = []), ("viewer" = [])),
+    security(("operator" = []), ("viewer" = []), ("releaser" = [])),
 )]
 pub(super) async fn list(State(api): State<Shared>, _: Viewer) -> Result<axum::Json<TokenList>, ApiError> {
     let tokens = api.dispatcher.store().tokens().await?;
@@ -35,7 +35,8 @@ pub(super) async fn list(State(api): State<Shared>, _: Viewer) -> Result<axum::J
 
 /// Issue a token
 ///
-/// It is shown this once. A viewer sees everything and changes nothing; groups are for approvals.
+/// It is shown this once. A viewer sees everything and changes nothing, a releaser moves releases besides, a reporter reports on releases and
+/// sees no more than these. Groups are for approvals.
 #[utoipa::path(
     post, path = "/api/v1/tokens", tag = "tokens", operation_id = "issue_token",
     request_body = TokenRequest,

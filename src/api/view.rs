@@ -103,6 +103,7 @@ pub(super) fn webhook(stored: StoredWebhook) -> wire::WebhookView {
         url: webhook::shown(&hook.url),
         deployment_id: hook.deployment_id.map(Into::into),
         types: hook.types,
+        recipient: hook.recipient.map(Into::into),
         by,
         after: after.to_string(),
         delivered_at: delivered_ms.map(time),

@@ -22,7 +22,7 @@ use crate::wire::{
 #[utoipa::path(
     get, path = "/api/v1/webhooks", tag = "webhooks", operation_id = "webhooks",
     responses((status = 200, description = "The webhooks, by name, and how far each one is; never their secrets", body = WebhookList), Guarded),
-    security(("operator" = []), ("viewer" = [])),
+    security(("operator" = []), ("viewer" = []), ("releaser" = [])),
 )]
 pub(super) async fn list(State(api): State<Shared>, _: Viewer) -> Result<axum::Json<WebhookList>, ApiError> {
     let webhooks = api.dispatcher.store().webhooks().await?;
@@ -58,13 +58,15 @@ pub(super) async fn set(
     Operator(by): Operator,
     Json(request): Json<WebhookRequest>,
 ) -> Result<axum::Json<WebhookSet>, ApiError> {
-    let WebhookRequest { url, deployment_id, types, secret, after, reason } = request;
+    let WebhookRequest { url, deployment_id, types, recipient, secret, after, reason } = request;
     let why = optional_reason(reason.as_deref())?;
     let invalid = |what: String| ApiError::Invalid(what);
     let url = webhook::receiver(&url, api.egress.allows_loopback()).map_err(|what| invalid(format!("url {what}")))?;
     api.egress.check(&url).map_err(|refused| invalid(format!("url: {refused}")))?;
     let deployment_id = deployment_id.map(DeploymentId::try_from).transpose();
     let deployment_id = deployment_id.map_err(|error| invalid(format!("deployment_id {error}")))?;
+    let recipient = recipient.map(Word::try_from).transpose();
+    let recipient = recipient.map_err(|error| invalid(format!("for {error}")))?;
     let (most, longest) = TYPES_MAX;
     let good = |kind: &String| (1..=longest).contains(&kind.len()) && kind.bytes().all(|byte| byte.is_ascii_graphic());
     if types.len() > most || !types.iter().all(good) {
@@ -82,12 +84,13 @@ pub(super) async fn set(
     let setting = async move {
         let store = dispatcher.store();
         let app = deployment_id.as_ref().map_or_else(|| "all apps".to_owned(), |app| format!("app {app}"));
-        let about = format!("{name}: {app} to {}", webhook::shown(&url));
+        let whom = recipient.as_ref().map_or_else(String::new, |whom| format!(", what concerns {whom}"));
+        let about = format!("{name}: {app}{whom} to {}", webhook::shown(&url));
         store.audit(by.as_str(), "set-webhook", &about, &why).await?;
         let replace = given.is_some();
         let secret = given.unwrap_or_else(pepper::draw_webhook_secret);
         let sealed = dispatcher.pepper().seal_webhook(&name, &secret);
-        let webhook = Webhook { name: name.clone(), url, deployment_id, types };
+        let webhook = Webhook { name: name.clone(), url, deployment_id, types, recipient };
         let drawn = match store.set_webhook(&webhook, &sealed, replace, by.as_str(), after).await? {
             Recorded::New if !replace => Some(secret.expose().to_owned()),
             Recorded::New | Recorded::Changed => None,
@@ -140,7 +143,7 @@ pub(super) async fn remove(
         (status = 404, description = "There is no webhook of that name", body = Problem, content_type = "application/problem+json"),
         Guarded,
     ),
-    security(("operator" = []), ("viewer" = [])),
+    security(("operator" = []), ("viewer" = []), ("releaser" = [])),
 )]
 pub(super) async fn dead_letters(
     State(api): State<Shared>,

@@ -4,13 +4,17 @@
 //! |---|---|---|
 //! | [`App`] | Basic: deployment id and secret. Bearer: an ID token of a CI that the app's rules fit | its own jobs |
 //! | [`Operator`] | Bearer: a token with the role operator | everything |
-//! | [`Viewer`] | Bearer: a token with any role | see everything |
+//! | [`Viewer`] | Bearer: a token with any role but reporter | see everything |
+//! | [`Releaser`] | Bearer: a token with the role releaser or operator | make releases and move them |
+//! | [`Approver`] | Bearer: a token with any role but reporter; whether one of its groups is asked is the release's to say | approve releases |
+//! | [`Reporter`] | Bearer: a token with the role reporter or operator; whether its name is asked is the release's to say | report on releases |
+//! | [`ReleaseReader`] | a [`Viewer`], or a reporter | see releases, a reporter those that are its business |
 //! | [`Caller`] | an app, an operator or a viewer | what they may |
 //! | [`Claim`] | nothing yet: a token of this installation's own is checked, an app's secret or an ID token is to be checked by what is read with the job | nothing |
 //! | [`AtApp`] | as a caller, of the app that the path names | what that caller may |
 //! | [`FeedReader`] | a [`Feeder`], or a viewer | read the list of apps |
 //! | [`Feeder`] | an operator, the feed's token, a live feed job's token; in the seed's endpoints also a peer by its network | read and replace the list of apps |
-//! | [`Reporter`] | the token of a job | report on that job |
+//! | [`Container`] | the token of a job | report on that job |
 //!
 //! An unknown app and a wrong secret are one answer at one cost. Failed attempts count by the socket's address and by app; who
 //! is barred is told so before anything is compared, so that guessing on is of no use.
@@ -18,6 +22,8 @@
 //! An ID token names no app. Where the path does, it is checked against that app's rules; where the path names a job, against those of the
 //! job's app, and one that does not fit is answered as if there were no such job. What is wrong with a token by itself (its
 //! form, its time) is said as wrong credentials in either case. What did not fit stands in the log alone.
+
+mod people;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -31,11 +37,12 @@ use super::extract::Named;
 use super::{Api, Shared};
 use crate::clock;
 use crate::model::app::{self, FEED_ACTION, Secret};
-use crate::model::ids::{DeploymentId, Inventory, JobId, Word};
+use crate::model::ids::{DeploymentId, Inventory, JobId};
 use crate::model::oidc;
 use crate::model::token::{Grant, Role};
 use crate::oidc::{Refusal, Token, is_token};
 use crate::store::Door;
+pub(super) use people::*;
 
 /// The other end of the socket; never a header.
 pub(super) fn peer(parts: &Parts) -> Result<IpAddr, ApiError> {
@@ -193,53 +200,7 @@ enum Target<'a> {
     Job,
 }
 
-/// Why a viewer is turned away.
-const VIEWS: &str = "This token's role is viewer: it sees everything and changes nothing.";
-
-/// Whoever is responsible for the whole installation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Operator(pub(super) Word);
-
-impl FromRequestParts<Shared> for Operator {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {
-        let Grant { name, role, .. } = person(parts, api).await?;
-        match role {
-            Role::Operator => Ok(Self(name)),
-            Role::Viewer => Err(ApiError::Forbidden(VIEWS)),
-        }
-    }
-}
-
-/// Whoever may see the whole installation: a viewer, or an operator.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Viewer(pub(super) Word);
-
-impl FromRequestParts<Shared> for Viewer {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {
-        Ok(Self(person(parts, api).await?.name))
-    }
-}
-
-/// Whose token a request brings.
-async fn person(parts: &Parts, api: &Api) -> Result<Grant, ApiError> {
-    const WHY: &str = "This needs an operator's token.";
-    let from = peer(parts)?;
-    match given(&parts.headers) {
-        Given::Nothing => Err(ApiError::Unauthorized(Wanted::Operator)),
-        Given::Unreadable => Err(api.failed("", from, Wanted::Operator).await),
-        Given::Basic(id, secret) => Err(api.turn_away(id, &secret, from, Wanted::Operator, WHY).await),
-        Given::Bearer(token) => match api.open_token(&token, from, Wanted::Operator).await? {
-            Holder::Person(grant) => Ok(grant),
-            Holder::Feed | Holder::Job(_) => Err(ApiError::Forbidden(WHY)),
-        },
-    }
-}
-
-/// An app, an operator or a viewer.
+/// An app, an operator, or somebody who sees everything and may not change jobs.
 #[derive(Debug)]
 pub(super) enum Caller {
     App(App),
@@ -263,23 +224,18 @@ impl Caller {
             Self::App(App { app, token: None, .. }) => format!("app {}", app.deployment_id),
             Self::App(App { token: Some(who), .. }) => who.clone(),
             Self::Operator(Operator(name)) => format!("operator {name}"),
-            Self::Viewer(Viewer(name)) => format!("viewer {name}"),
+            Self::Viewer(viewer) => viewer.to_string(),
         }
     }
 }
 
-impl Viewer {
-    /// The answer where something is to be changed.
-    pub(super) fn only_views(&self) -> ApiError {
-        ApiError::Forbidden(VIEWS)
-    }
-}
+impl TryFrom<Grant> for Caller {
+    type Error = ApiError;
 
-impl From<Grant> for Caller {
-    fn from(Grant { name, role, .. }: Grant) -> Self {
-        match role {
-            Role::Operator => Self::Operator(Operator(name)),
-            Role::Viewer => Self::Viewer(Viewer(name)),
+    fn try_from(grant: Grant) -> Result<Self, ApiError> {
+        match grant.role {
+            Role::Operator => Ok(Self::Operator(Operator(grant.name))),
+            Role::Viewer | Role::Releaser | Role::Reporter => grant.try_into().map(Self::Viewer),
         }
     }
 }
@@ -291,7 +247,7 @@ impl From<Grant> for Caller {
 pub(super) enum Claim {
     App { id: DeploymentId, secret: Secret, from: IpAddr },
     Token { token: Secret, from: IpAddr },
-    Person(Grant),
+    Person(Caller),
 }
 
 impl Claim {
@@ -321,7 +277,7 @@ impl Api {
                 let door = self.dispatcher.store().token_door(job_of, from).await?;
                 self.check_token(door, &token, from, Target::Job).await.map(Caller::App)
             }
-            Claim::Person(grant) => Ok(grant.into()),
+            Claim::Person(caller) => Ok(caller),
         }
     }
 
@@ -358,7 +314,7 @@ impl FromRequestParts<Shared> for Claim {
             Given::Unreadable | Given::Basic(None, _) => Err(api.failed("", from, Wanted::AppOrOperator).await),
             Given::Bearer(token) if is_token(token.expose()) => Ok(Self::Token { token, from }),
             Given::Bearer(token) => match api.open_token(&token, from, Wanted::AppOrOperator).await? {
-                Holder::Person(grant) => Ok(Self::Person(grant)),
+                Holder::Person(grant) => grant.try_into().map(Self::Person),
                 Holder::Feed => Err(ApiError::Forbidden("The feed's token opens the list of apps alone.")),
                 Holder::Job(_) => Err(ApiError::Forbidden("A job's token opens that job's progress alone.")),
             },
@@ -401,7 +357,7 @@ pub(super) enum Feeder {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum FeedReader {
     Feeder(Feeder),
-    Viewer,
+    Viewer(Viewer),
 }
 
 impl FeedReader {
@@ -425,7 +381,7 @@ impl FeedReader {
             }
             Given::Bearer(token) => match api.open_token(&token, from, Wanted::Feed).await? {
                 Holder::Person(Grant { name, role: Role::Operator, .. }) => feeder(Feeder::Operator(Operator(name))),
-                Holder::Person(Grant { role: Role::Viewer, .. }) => Ok(Self::Viewer),
+                Holder::Person(grant) => grant.try_into().map(Self::Viewer),
                 Holder::Feed => feeder(Feeder::Token),
                 Holder::Job(job) => api.feeds(job).await.and_then(|()| feeder(Feeder::Job(job))),
             },
@@ -446,7 +402,7 @@ impl Feeder {
     pub(super) async fn find(parts: &Parts, api: &Api, by_network: bool) -> Result<Self, ApiError> {
         match FeedReader::find(parts, api, by_network).await? {
             FeedReader::Feeder(feeder) => Ok(feeder),
-            FeedReader::Viewer => Err(ApiError::Forbidden(VIEWS)),
+            FeedReader::Viewer(viewer) => Err(viewer.only_views()),
         }
     }
 }
@@ -461,9 +417,9 @@ impl FromRequestParts<Shared> for Feeder {
 
 /// The container of the job that the path names.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Reporter(pub(super) JobId);
+pub(super) struct Container(pub(super) JobId);
 
-impl FromRequestParts<Shared> for Reporter {
+impl FromRequestParts<Shared> for Container {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {

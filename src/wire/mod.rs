@@ -3,6 +3,8 @@
 //! The seed's endpoints have a form of their own, which lives with them in `api::seed`. Times are RFC 3339 in UTC with
 //! milliseconds. Fields that have no value yet are left out.
 
+mod releases;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -13,6 +15,7 @@ use utoipa::ToSchema;
 use crate::model::event::Event;
 pub use crate::model::job::{Outcome, WhenBusy};
 pub use crate::model::token::Role;
+pub use releases::*;
 
 /// Milliseconds since 1970 as RFC 3339 in UTC.
 pub fn time(ms: u64) -> String {
@@ -442,6 +445,10 @@ pub struct WebhookRequest {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 16)]
     pub types: Vec<String>,
+    /// Only events that concern this person, group or reporter; none: whomever they concern.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    pub recipient: Option<String>,
     /// The key that signs: `whsec_` and 24 to 64 bytes in base64. Drawn for a new webhook, and kept for one that is there, unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
@@ -478,6 +485,9 @@ pub struct WebhookView {
     pub deployment_id: Option<String>,
     /// Only events whose type begins with one of these; empty: all.
     pub types: Vec<String>,
+    /// Only events that concern this person, group or reporter.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    pub recipient: Option<String>,
     /// Who has made or changed it last.
     pub by: String,
     /// The last event that is dealt with.
