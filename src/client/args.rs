@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::releases::args::{Catalogue, Release, Reporters};
 use crate::model::ids::{DeploymentId, Inventory, JobId, Word};
 use crate::model::job::WhenBusy;
 
@@ -29,7 +30,7 @@ pub struct Options {
     /// environment: LOCKSTEP_ID_TOKEN].
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "token_file")]
     pub id_token_file: Option<PathBuf>,
-    /// File with an operator's, a viewer's or the feed's token [or the token itself in the environment: LOCKSTEP_TOKEN].
+    /// File with a token: an operator's, a viewer's, a releaser's, a reporter's or the feed's [or the token itself in the environment: LOCKSTEP_TOKEN].
     #[arg(long, global = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 }
@@ -66,6 +67,14 @@ pub enum Command {
     /// Pipelines: the stages that releases go through.
     #[command(subcommand)]
     Pipeline(Pipeline),
+    /// Releases: what goes through the stages of a pipeline.
+    #[command(subcommand)]
+    Release(Release),
+    /// Show which versions there are of which product.
+    Catalogue(Catalogue),
+    /// Reporters: who reports on which products.
+    #[command(subcommand)]
+    Reporters(Reporters),
     /// Show what operators did.
     Audit(Audit),
 }
@@ -244,8 +253,9 @@ pub enum Tokens {
 pub struct TokensIssue {
     /// Whose it is: the name that stands in the audit log.
     pub name: Word,
-    /// What it opens: a viewer sees everything and changes nothing.
-    #[arg(long, value_parser = ["viewer", "operator"])]
+    /// What it opens: a viewer sees everything and changes nothing, a releaser moves releases besides; a reporter reports on releases
+    /// alone.
+    #[arg(long, value_parser = ["viewer", "releaser", "reporter", "operator"])]
     pub role: String,
     /// A group that its bearer belongs to, for approvals; may be given several times.
     #[arg(long = "group", value_name = "GROUP")]
@@ -287,6 +297,9 @@ pub struct WebhooksSet {
     /// Only events whose type begins with this; may be given several times.
     #[arg(long = "type", value_name = "PREFIX")]
     pub types: Vec<String>,
+    /// Only events that concern this person, group or reporter.
+    #[arg(long = "for", value_name = "NAME")]
+    pub recipient: Option<Word>,
     /// File with the key that signs (whsec_…), - is standard input; otherwise one is drawn for a new webhook.
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
@@ -401,18 +414,18 @@ fn variable(text: &str) -> Result<(String, String), String> {
     if name.is_empty() { Err(wrong()) } else { Ok((name.to_owned(), value.to_owned())) }
 }
 
-fn idempotency_key(text: &str) -> Result<String, String> {
+pub(super) fn idempotency_key(text: &str) -> Result<String, String> {
     let good = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
     if good { Ok(text.to_owned()) } else { Err("must have 1 to 255 visible ASCII characters without blanks".into()) }
 }
 
-fn reason(text: &str) -> Result<String, String> {
+pub(super) fn reason(text: &str) -> Result<String, String> {
     let good = (1..=500).contains(&text.chars().count()) && !text.trim().is_empty();
     if good { Ok(text.to_owned()) } else { Err("must have 1 to 500 characters".into()) }
 }
 
 /// A number and s, m, h or d.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "is not a time such as 30s, 5m, 2h or 1d".to_owned();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

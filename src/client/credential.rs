@@ -32,7 +32,7 @@ pub enum Need<'a> {
     App(&'a DeploymentId),
     /// A job, whose app may be named.
     Job(Option<&'a DeploymentId>),
-    /// Something that is the operators' alone.
+    /// Something that takes a token: an operator's, or that of another role.
     Operator,
 }
 
@@ -74,8 +74,10 @@ impl Credential {
                 }
                 if options.secret_file.is_some() || named_id_token.is_some() {
                     return Err(Fault::usage(
-                        "a deployment secret or an ID token does not open this: it is the operators'",
-                        format!("Give an operator's token by --token-file FILE or {TOKEN_VARIABLE}."),
+                        "a deployment secret or an ID token does not open this: it takes a token",
+                        format!(
+                            "Give an operator's token, or that of a role which may do this, by --token-file FILE or {TOKEN_VARIABLE}."
+                        ),
                     ));
                 }
                 token(read_env(TOKEN_VARIABLE, &env)?).ok_or_else(|| missing(&env, &[TOKEN_VARIABLE], "--token-file"))
@@ -314,7 +316,7 @@ mod tests {
             (&options(Some(Path::new("/nowhere/x")), None), Need::App(&id), &[], "/nowhere/x cannot be opened"),
             (&options(Some(two_lines.path()), None), Need::App(&id), &[], "more than one line"),
             (&options(Some(empty.path()), None), Need::App(&id), &[], "is empty"),
-            (&options(Some(two_lines.path()), None), Need::Operator, &[], "the operators'"),
+            (&options(Some(two_lines.path()), None), Need::Operator, &[], "it takes a token"),
             (
                 &Options { id_token_file: Some(two_lines.path().into()), ..none.clone() },
                 Need::App(&id),

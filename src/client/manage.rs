@@ -96,7 +96,7 @@ async fn list_tokens(args: Listed, http: &Http, screen: &mut Screen) -> Result<E
     Ok(Exit::Done)
 }
 
-async fn remove(http: &Http, path: &[&str], reason: Option<String>, about: &str) -> Result<(), Fault> {
+pub(super) async fn remove(http: &Http, path: &[&str], reason: Option<String>, about: &str) -> Result<(), Fault> {
     let request = http.request(Method::DELETE, path, &[]).json(&Because { reason });
     http.send(request).await.map(drop).map_err(|error| http.fault(&error, about))
 }
@@ -124,6 +124,7 @@ async fn set_webhook(args: WebhooksSet, http: &Http, screen: &mut Screen) -> Res
         url: args.to,
         deployment_id: args.app.map(Into::into),
         types: args.types,
+        recipient: args.recipient.map(Into::into),
         secret: key.map(|key| String::from_utf8_lossy(&key).trim().to_owned()),
         after: args.after,
         reason: args.reason,

@@ -3,6 +3,7 @@
 //! ```text
 //!  args ──▶ credential, http ──▶ deploy: persist (ask, with an Idempotency-Key) ──▶ watch ──▶ recap ──▶ exit code
 //!                          ├──▶ manage: tokens, webhooks, audit; pipeline          │
+//!                          ├──▶ releases: create, board, timeline, events, …       │
 //!                          └──▶ operate: status, logs, cancel, apps, locks, …      │
 //!                                                   follow ── what is seen ────────┤
 //!                                                   signals, deadline ─────────────┘──▶ screen ── escape ──▶ terminal or log
@@ -25,6 +26,7 @@ mod operate;
 pub mod patience;
 mod pipeline;
 mod recap;
+mod releases;
 mod screen;
 mod signals;
 mod watch;
@@ -82,6 +84,9 @@ async fn carry_out(command: Command, options: &Options, screen: &mut Screen) -> 
         | Command::Tokens(_)
         | Command::Webhooks(_)
         | Command::Pipeline(_)
+        | Command::Release(_)
+        | Command::Catalogue(_)
+        | Command::Reporters(_)
         | Command::Audit(_) => Need::Operator,
     };
     let credential = Credential::choose(options, need, env)?;
@@ -99,6 +104,9 @@ async fn carry_out(command: Command, options: &Options, screen: &mut Screen) -> 
         Command::Tokens(args) => manage::tokens(args, &http, screen).await,
         Command::Webhooks(args) => manage::webhooks(args, &http, screen).await,
         Command::Pipeline(args) => pipeline::pipeline(args, &http, screen).await,
+        Command::Release(args) => releases::release(args, &http, screen).await,
+        Command::Catalogue(args) => releases::catalogue(args, &http, screen).await,
+        Command::Reporters(args) => releases::reporters(args, &http, screen).await,
         Command::Audit(args) => manage::audit(args, &http, screen).await,
     }
 }

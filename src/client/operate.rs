@@ -278,7 +278,15 @@ pub(super) async fn unfreeze(args: Unfreeze, http: &Http, screen: &mut Screen) -
 
 /// The dispatcher's JSON as it came; control characters, which JSON allows in part, are written as escapes.
 pub(super) fn say_json(screen: &mut Screen, answer: &Answer) {
-    let text = String::from_utf8_lossy(&answer.body);
+    say_text(screen, &String::from_utf8_lossy(&answer.body));
+}
+
+/// Parts of the dispatcher's JSON, in one line.
+pub(super) fn say_value(screen: &mut Screen, value: &serde_json::Value) {
+    say_text(screen, &value.to_string());
+}
+
+fn say_text(screen: &mut Screen, text: &str) {
     let mut shown = String::with_capacity(text.len());
     for character in text.trim_end().chars() {
         if character.is_control() && character != '\n' {

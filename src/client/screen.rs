@@ -65,6 +65,7 @@ pub(super) struct Screen {
     out: Box<dyn Write + Send>,
     err: Box<dyn Write + Send>,
     look: Look,
+    width: Option<usize>,
     filter: Filter,
     /// What may be the beginning of a command, and is shown with what follows.
     held: String,
@@ -79,8 +80,13 @@ pub(super) struct Screen {
 impl Screen {
     /// On the process's own standard output and error.
     pub(super) fn standard(env: impl Fn(&str) -> Option<String>) -> Self {
-        let look = Look::detect(io::stdout().is_terminal(), io::stderr().is_terminal(), env);
-        Self::new(Box::new(io::BufWriter::new(io::stdout())), Box::new(io::stderr()), look)
+        let terminal = io::stdout().is_terminal();
+        // Who sets COLUMNS has a reason.
+        let set = env("COLUMNS").and_then(|text| text.trim().parse().ok());
+        let width = set.or_else(|| rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col.into()));
+        let look = Look::detect(terminal, io::stderr().is_terminal(), env);
+        let screen = Self::new(Box::new(io::BufWriter::new(io::stdout())), Box::new(io::stderr()), look);
+        Self { width: width.filter(|width| terminal && *width > 0), ..screen }
     }
 
     /// On something else.
@@ -89,6 +95,7 @@ impl Screen {
             out,
             err,
             look,
+            width: None,
             filter: Filter::new(look.colour),
             held: String::new(),
             resume: None,
@@ -102,6 +109,11 @@ impl Screen {
     /// How things are shown here.
     pub(super) fn look(&self) -> Look {
         self.look
+    }
+
+    /// How many characters a line has; none: it is no terminal.
+    pub(super) fn width(&self) -> Option<usize> {
+        self.width
     }
 
     /// Whether a line of ours would break into nothing.
