@@ -1,15 +1,16 @@
 #!/usr/bin/python3
 """Entrypoint of the runner container: turns the container's command into one run of Ansible.
 
-    app-deploy <inventory> <job_id>   playbooks/app-deploy.yml on inventories/<inventory>
-    announce-apps                     the list of apps, made from inventories/, to the dispatcher
+    app-deploy <inventory> <job_id>        playbooks/app-deploy.yml on inventories/<inventory>
+    play <playbook> <inventory> <job_id>   playbooks/<playbook>.yml on inventories/<inventory>
+    announce-apps                          the list of apps, made from inventories/, to the dispatcher
 
 After the checks this process becomes ansible-playbook, so that a signal reaches it and the exit code is its own.
 The checks end with codes that ansible-playbook does not use:
 
     64  unknown action or wrong arguments     73  no writable temporary folder
     65  vars.json is not what it must be      78  a file of /run/lockstep or a variable of the environment is missing
-    66  no such inventory
+    66  no such inventory or playbook
 
 announce-apps adds 65 (an inventory cannot be read), 69 (the dispatcher was not reached in time), 76 (it answered
 something unexpected or refused the list) and 77 (it refused the credential).
@@ -28,10 +29,10 @@ RUN = os.environ.get("LOCKSTEP_RUN_DIR", "/run/lockstep")
 # Mounted by the operator where inventories are encrypted; Ansible's own variable goes first.
 VAULT_PASSWORD = "/run/secrets/vault-password"
 
-USAGE, DATA, NO_INVENTORY, CANNOT_CREATE, CONFIG = 64, 65, 66, 73, 78
+USAGE, DATA, NO_INPUT, CANNOT_CREATE, CONFIG = 64, 65, 66, 73, 78
 
-# The name of a folder, never a path or an option.
-INVENTORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+# The name of a folder or a playbook, never a path or an option.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 JOB_ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 FENCE = re.compile(r"[1-9][0-9]{0,19}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -151,11 +152,25 @@ def prepare(environ, folder):
 def app_deploy(arguments, environ):
     if len(arguments) != 2:
         raise Refused(USAGE, "usage: app-deploy <inventory> <job_id>")
-    inventory = checked(INVENTORY, "inventory", arguments[0])
-    job_id = checked(JOB_ID, "job_id", arguments[1])
+    run_playbook("app-deploy", *arguments, environ)
+
+
+def play(arguments, environ):
+    if len(arguments) != 3:
+        raise Refused(USAGE, "usage: play <playbook> <inventory> <job_id>")
+    run_playbook(*arguments, environ)
+
+
+def run_playbook(name, inventory, job_id, environ):
+    checked(NAME, "playbook", name)
+    checked(NAME, "inventory", inventory)
+    checked(JOB_ID, "job_id", job_id)
+    playbook = os.path.join(ROOT, "playbooks", name + ".yml")
+    if not os.path.exists(playbook):
+        raise Refused(NO_INPUT, f"playbook {name!r} is not in {os.path.dirname(playbook)} of this image")
     path = os.path.join(ROOT, "inventories", inventory)
     if not os.path.exists(path):
-        raise Refused(NO_INVENTORY, f"inventory {inventory!r} is not in {os.path.dirname(path)} of this image")
+        raise Refused(NO_INPUT, f"inventory {inventory!r} is not in {os.path.dirname(path)} of this image")
     same_as_environment(environ, "LOCKSTEP_INVENTORY", inventory)
     same_as_environment(environ, "LOCKSTEP_JOB_ID", job_id)
     if not FENCE.fullmatch(required(environ, "LOCKSTEP_FENCE")):
@@ -168,7 +183,6 @@ def app_deploy(arguments, environ):
     folder = private_folder()
     prepare(environ, folder)
     file = write(os.path.join(folder, "vars.json"), json.dumps(values))
-    playbook = os.path.join(ROOT, "playbooks", "app-deploy.yml")
     command = ["ansible-playbook", "-i", path, "-e", f"@{file}", playbook]
     os.execvpe(command[0], command, environ)
 
@@ -182,7 +196,7 @@ def announce_apps(arguments, environ):
     os.execve(command[0], command, environ)
 
 
-ACTIONS = {"app-deploy": app_deploy, "announce-apps": announce_apps}
+ACTIONS = {"app-deploy": app_deploy, "announce-apps": announce_apps, "play": play}
 
 
 def main(argv, environ):

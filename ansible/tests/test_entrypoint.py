@@ -57,22 +57,27 @@ class Case(unittest.TestCase):
 
 class Refusals(Case):
     def test_actions_and_arguments(self):
-        self.refused(64, "known are announce-apps, app-deploy")
+        self.refused(64, "known are announce-apps, app-deploy, play")
         self.refused(64, "unknown action 'reboot'", "reboot")
         self.refused(64, "usage: app-deploy", "app-deploy", "app-one.epfl.ch")
         self.refused(64, "usage: app-deploy", "app-deploy", "app-one.epfl.ch", JOB, "--check")
         self.refused(64, "usage: announce-apps", "announce-apps", "--print")
+        self.refused(64, "usage: play", "play", "app-one.epfl.ch", JOB)
 
     def test_names_that_are_paths_or_options(self):
         for name in ("../x", "-i", "a b", "", ".", "..", ".hidden", "a/b", "a\nb", "é", "a" * 300):
             with self.subTest(name):
                 self.refused(64, "inventory", "app-deploy", name, JOB)
+                self.refused(64, "playbook", "play", name, "app-one.epfl.ch", JOB)
         for job_id in ("1", "../x", JOB.lower(), JOB + "0", "8" + JOB[1:], "-" + JOB[1:]):
             with self.subTest(job_id):
                 self.refused(64, "job_id", "app-deploy", "app-one.epfl.ch", job_id)
 
     def test_unknown_inventory(self):
         self.refused(66, "'app-zero.epfl.ch' is not in", "app-deploy", "app-zero.epfl.ch", JOB)
+
+    def test_unknown_playbook(self):
+        self.refused(66, "'app-zero' is not in", "play", "app-zero", "app-one.epfl.ch", JOB)
 
     def test_missing_files(self):
         for name in ("vars.json", "token", "ca.crt"):
@@ -133,15 +138,22 @@ class Runs(Case):
         self.assertEqual(called["environ"]["HOME"], "/home/runner")
         self.assertEqual(called["environ"]["PYTHONUNBUFFERED"], "1")
 
+    def test_play_becomes_the_same_with_another_playbook(self):
+        done = self.start("play", "app-deploy", "app-one.epfl.ch", JOB)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(json.loads(done.stdout)["argv"][-1], str(ROOT / "playbooks" / "app-deploy.yml"))
+
     def test_exit_code_is_ansibles(self):
         self.assertEqual(self.start("app-deploy", "app-one.epfl.ch", JOB, STAND_IN_EXIT="4").returncode, 4)
 
     def test_vars_reach_ansible_as_literals_and_never_argv(self):
-        values = {"version": "1.2", "n": 3, "list": ["{{ x }}", None], "map": {"k": "s3cret"}}
+        values = {"version": "1.2", "n": 3, "list": ["{{ x }}", None], "map": {"k": "s3cret"},
+                  "lockstep_release": {"share": 10, "previous": None, "services": {"a-b.c": {"version": "{{ x }}"}}}}  # fmt: skip
         (self.run_folder / "vars.json").write_text(json.dumps(values))
         called = self.called()
         unsafe = lambda text: {"__ansible_unsafe": text}  # noqa: E731
-        self.assertEqual(called["vars"], {"version": unsafe("1.2"), "n": 3, "list": [unsafe("{{ x }}"), None], "map": {"k": unsafe("s3cret")}})
+        self.assertEqual(called["vars"], {"version": unsafe("1.2"), "n": 3, "list": [unsafe("{{ x }}"), None], "map": {"k": unsafe("s3cret")},
+            "lockstep_release": {"share": 10, "previous": None, "services": {"a-b.c": {"version": unsafe("{{ x }}")}}}})  # fmt: skip
         self.assertEqual(called["mode"], 0o600)
         self.assertNotIn("s3cret", json.dumps(called["argv"]))
 

@@ -19,7 +19,9 @@ import unittest
 
 from tests.support import ROOT, FakeApi, certificate
 
-RUNNER, TARGET = "lockstep-runner:latest", "lockstep-target:latest"
+RUNNER = os.environ.get("LOCKSTEP_TEST_RUNNER_IMAGE", "lockstep-runner:latest")
+TARGET = os.environ.get("LOCKSTEP_TEST_TARGET_IMAGE", "lockstep-target:latest")
+LABEL = "lockstep.test=" + os.environ.get("LOCKSTEP_TEST_LABEL", "ansible")
 ONE, TWO, SELF = "app-one.epfl.ch", "app-two.epfl.ch", "lockstep.epfl.ch"
 UID = 10001
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -45,7 +47,12 @@ def wait_for(what, condition, seconds=30):
         time.sleep(0.05)
 
 
-class OverSsh(unittest.TestCase):
+class Case(unittest.TestCase):
+    """A target that is several hosts, a dispatcher that is none, and jobs as the dispatcher starts them."""
+
+    HOSTS = (ONE, TWO, SELF)
+    CLEAR = "rm -rf /srv/www/app-* /srv/www/app/* /var/lib/lockstep/*"
+
     @classmethod
     def setUpClass(cls):
         reason = missing()
@@ -57,7 +64,7 @@ class OverSsh(unittest.TestCase):
         cls.folder = pathlib.Path(folder.name)
         cls.folder.chmod(0o755)
         cls.name = "lockstep-test-ansible-%d" % os.getpid()
-        docker("network", "create", "--label", "lockstep.test=ansible", cls.name)
+        docker("network", "create", "--label", LABEL, cls.name)
         cls.addClassCleanup(docker, "network", "rm", cls.name)
         cls.make_keys()
         cls.start_target()
@@ -77,7 +84,7 @@ class OverSsh(unittest.TestCase):
         make = (
             "cd /keys && mkdir ssh target && ssh-keygen -q -t ed25519 -N '' -f ssh/id_ed25519"
             " && ssh-keygen -q -t ed25519 -N '' -f target/ssh_host_ed25519_key && cp ssh/id_ed25519.pub target/authorized_keys"
-            f" && for h in {ONE} {TWO} {SELF}; do echo $h $(cut -d' ' -f1,2 target/ssh_host_ed25519_key.pub); done > ssh/known_hosts"
+            f" && for h in {' '.join(cls.HOSTS)}; do echo $h $(cut -d' ' -f1,2 target/ssh_host_ed25519_key.pub); done > ssh/known_hosts"
             f" && chmod 600 ssh/* && cp -a ssh other && chown -R {UID}:{UID} ssh && chown -R 54321 other"
             " && chmod 755 ssh other"
         )
@@ -85,9 +92,9 @@ class OverSsh(unittest.TestCase):
 
     @classmethod
     def start_target(cls):
-        aliases = [f"--network-alias={name}" for name in (ONE, TWO, SELF)]
+        aliases = [f"--network-alias={name}" for name in cls.HOSTS]
         cls.target = docker(
-            "run", "-d", "--name", cls.name, "--label", "lockstep.test=ansible", "--network", cls.name, *aliases,
+            "run", "-d", "--name", cls.name, "--label", LABEL, "--network", cls.name, *aliases,
             "--add-host", "host.docker.internal:host-gateway", "-v", f"{cls.folder}/target:/run/target:ro", TARGET,
         ).stdout.strip()  # fmt: skip
         cls.addClassCleanup(docker, "rm", "-f", cls.target)
@@ -107,7 +114,7 @@ class OverSsh(unittest.TestCase):
 
     def setUp(self):
         self.api.requests.clear()
-        docker("exec", self.target, "sh", "-c", "rm -rf /srv/www/app-* /srv/www/app/* /var/lib/lockstep/*")
+        docker("exec", self.target, "sh", "-c", self.CLEAR)
 
     # --- what the dispatcher does
 
@@ -125,7 +132,7 @@ class OverSsh(unittest.TestCase):
             "LOCKSTEP_FENCE": fence, "LOCKSTEP_URL": self.url,
         }  # fmt: skip
         container = docker(
-            "create", "--label", "lockstep.test=ansible", "--network", self.name, "--add-host", "host.docker.internal:host-gateway",
+            "create", "--label", LABEL, "--network", self.name, "--add-host", "host.docker.internal:host-gateway",
             "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--pids-limit", "512", "--memory", "1g",
             "-v", f"{self.folder}/{ssh}:/home/runner/.ssh:ro", *[f"--env={name}={value}" for name, value in environ.items()],
             *extra, RUNNER, *(command or ["app-deploy", inventory, job]),
@@ -171,8 +178,8 @@ class OverSsh(unittest.TestCase):
     def on_target(self, command):
         return docker("exec", self.target, "sh", "-c", command).stdout.split()
 
-    # --- tests
 
+class OverSsh(Case):
     def test_a_release_is_deployed_and_reported(self):
         job = self.deploy(variables={"version": "1.2.3"})
         page = self.page()

@@ -40,7 +40,7 @@ class AppDeploy(unittest.TestCase):
         self.refused("web: {hosts: {}}", "the inventory has no hosts")
 
     def test_host_in_no_group_that_is_deployed(self):
-        self.refused("{web: {hosts: {a: }}, wbe: {hosts: {b: }}}", "in none of the groups that are deployed (web, dispatcher): b")
+        self.refused("{web: {hosts: {a: }}, wbe: {hosts: {b: }}}", "in none of the groups that are deployed (web, dispatcher, services, traffic): b")
 
     def test_inventory_that_cannot_be_read(self):
         self.refused("web: [", "")

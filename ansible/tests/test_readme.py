@@ -29,7 +29,7 @@ class Readme(unittest.TestCase):
         told = {int(code) for code in re.findall(r"^\| (\d\d) \|", README, re.MULTILINE)}
         entrypoint, announce = load(ROOT / "bin" / "entrypoint.py"), load(ROOT / "bin" / "announce_apps.py")
         codes = {value for module in (entrypoint, announce) for name, value in vars(module).items()
-                 if name in ("USAGE", "DATA", "NO_INVENTORY", "CANNOT_CREATE", "CONFIG", "UNAVAILABLE", "PROTOCOL", "NO_PERMISSION")}  # fmt: skip
+                 if name in ("USAGE", "DATA", "NO_INPUT", "CANNOT_CREATE", "CONFIG", "UNAVAILABLE", "PROTOCOL", "NO_PERMISSION")}  # fmt: skip
         self.assertEqual(told, codes)
 
     def test_paths_and_variables_exist(self):
@@ -38,7 +38,7 @@ class Readme(unittest.TestCase):
             if path not in own:
                 self.assertTrue((ROOT / path).exists(), path)
         defaults = "".join(file.read_text() for file in ROOT.glob("roles/*/defaults/main.yml"))
-        for name in set(re.findall(r"\b((?:release|dispatcher|fence)_[a-z_]+)\b", README)):
+        for name in set(re.findall(r"\b((?:release|dispatcher|fence|service|proxy)_[a-z_]+)\b", README)):
             self.assertRegex(defaults, rf"(?m)^{name}:")
 
     @unittest.skipUnless(ansible, "needs ansible-core: run tests/run")
@@ -53,7 +53,7 @@ class Readme(unittest.TestCase):
                 file.write_text(text)
             (root / "vault-password").write_text("open sesame\n")
             playbook = root / "playbooks" / "app-deploy.yml"
-            text = playbook.read_text().replace("deployed_groups: [web, dispatcher]", "deployed_groups: [web, dispatcher, cron]")
+            text = playbook.read_text().replace("deployed_groups: [web, ", "deployed_groups: [cron, web, ")
             text += "\n- name: Install scripts\n  hosts: cron\n  gather_facts: false\n  roles: [fence, cron]\n"
             playbook.write_text(text)
             environ = {

@@ -1,0 +1,479 @@
+#!/usr/bin/python3
+"""The proxy in front of the services of one host, and which version of each service it sends whom to.
+
+A service has two slots. `live` is the one that everybody reaches (blue); `other` is the one beside it: a new version that is
+tried (green), or, marked `retired`, the one that was live until a moment ago. All of it is one file, nginx.conf, whose first
+line holds what it was made from, so that the proxy and what is known about it cannot differ. Each call holds an exclusive
+flock from reading to writing: services of one release are deployed by jobs that run at once.
+
+    change   does
+    show     nothing; a proxy that does not run (the host was restarted) is started
+    offer    puts a version into `other`, with a share of the traffic (canary)
+    take     puts a version into `other` and swaps it with `live` (direct)
+    switch   swaps `other` and `live` of all services named, which must be of the release, or does nothing
+    back     swaps again what the release has switched and what has not been dropped since
+    drop     forgets `other`
+    remove   forgets the service
+
+Who is sent where:
+
+    everybody      to `live`; a share of them to `other`. The share of a release is the lowest of its services', 0 while one of
+                   them is missing, so that a client meets the new version of all of them or of none. When all have 100, all
+                   are swapped, in that one change.
+    green's tests  to `other`, on a port of their own
+    a service      which calls another of the same release, to the one in its own colour: from `other` to `other`, from `live`
+                   to `live`. Also right after a switch, for the requests that were under way. To a service that is not of its
+                   release, as everybody.
+
+A new file is written beside the old one, and takes its place by rename when `nginx -t` accepts it. Then nginx reads it, and the
+call returns when the last worker with the old configuration is gone: from then on nobody is sent by it. When nginx does not
+take it, the old file is put back.
+
+Before a change the fence is compared once more: a job that was overtaken since it took the fence changes nothing.
+
+While workers of both are there, one request may be sent by either, and the calls that follow from it by the other. So each knows
+the way from whatever the other sends to: a version is known first and gets traffic then, and loses traffic before it is forgotten.
+"""
+
+import contextlib
+import copy
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+DOCUMENTATION = r"""
+module: lockstep_traffic
+short_description: Changes which version of a service the proxy of this host sends whom to
+options:
+  root: {description: Folder of the proxy on the target., type: path, required: true}
+  port: {description: Where everybody comes., type: int, required: true}
+  test_port: {description: Where the tests of green come., type: int, required: true}
+  peer_port: {description: Where services come to reach each other; on the loopback alone., type: int, required: true}
+  split_key: {description: By which variable of nginx clients are told apart for a share., type: str, default: $remote_addr}
+  drain: {description: Seconds that requests under way are given when the configuration changes., type: int, default: 10}
+  request: {description: "The change and what it needs; see the top of the file.", type: dict, required: true}
+  fence_path: {description: Where this host keeps the fence of the inventory., type: path, required: true}
+  fence: {description: The fence of the job that runs., type: int, required: true}
+  job: {description: The id of the job that runs., type: str, required: true}
+"""
+
+MARK = "# lockstep: "
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+KEY = re.compile(r"[A-Za-z0-9_$.-]{1,200}")
+LOCK_WAIT = 60  # seconds; a change takes as long as its requests are drained
+START_WAIT = 10  # seconds for nginx to begin with a new configuration
+
+
+class Refused(Exception):
+    """The change cannot be made, and nothing was changed."""
+
+
+# --- what is known, and how it changes: pure --------------------------------------------------------------------------
+
+
+def parse(text):
+    """The state in the first line of a configuration."""
+    first = text.split("\n", 1)[0]
+    try:
+        if not first.startswith(MARK):
+            raise ValueError("its first line is not this module's")
+        state = json.loads(first[len(MARK) :])
+        for entry in state.values():
+            entry["live"], entry["other"]
+        return state
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Refused("nginx.conf of the proxy is damaged (%s), so it is unknown what is live" % error) from None
+
+
+def checked(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise Refused("%r is not the name of a service" % (name,))
+    return name
+
+
+def swap(state, names):
+    """What was beside becomes live, and the other way round. What is retired remembers with whom."""
+    for name in names:
+        entry = state[name]
+        entry["live"], entry["other"] = entry["other"], entry["live"]
+        entry["live"].update(share=0, retired=False, bracket=[])
+        if entry["other"]:
+            entry["other"].update(share=0, retired=True, bracket=list(names))
+
+
+def is_of(slot, release):
+    return bool(slot) and slot["release"] == release
+
+
+def share(state, name):
+    """Percent of the traffic that goes to what is beside: the same for all services of a release."""
+    other = state[name]["other"]
+    if not other or other["retired"]:
+        return 0
+    members = [state.get(member, {}).get("other") for member in other["bracket"] or [name]]
+    return min(member["share"] if is_of(member, other["release"]) and not member["retired"] else 0 for member in members)
+
+
+def change(state, request):
+    """The state after the change; the one given is left alone."""
+    state, what = copy.deepcopy(state), request["change"]
+    names = [checked(name) for name in request.get("services") or []]
+    release = str(request.get("release", ""))
+    if what in ("offer", "take"):
+        name = checked(request["service"])
+        entry = state.setdefault(name, {"live": None, "other": None})
+        if entry["live"] and entry["live"]["slot"] == request["slot"]:
+            raise Refused("slot %s of %s is live" % (request["slot"], name))
+        entry["other"] = {
+            "slot": str(request["slot"]), "port": int(request["port"]), "folder": str(request["folder"]), "release": release,
+            "version": str(request["version"]), "share": int(request.get("share", 0)), "retired": False,
+            "bracket": sorted({name, *names}) if what == "offer" else [],
+        }  # fmt: skip
+        if what == "take":
+            swap(state, [name])
+        elif share(state, name) >= 100:
+            swap(state, entry["other"]["bracket"])
+    elif what == "switch":
+        entries = {name: state.get(name, {"live": None, "other": None}) for name in names}
+        missing = [name for name, entry in entries.items() if not any(is_of(slot, release) for slot in entry.values())]
+        if missing or not names:
+            raise Refused("nothing of release %s is there of %s; nothing was switched" % (release, ", ".join(missing) or "any service"))
+        swap(state, [name for name, entry in entries.items() if not is_of(entry["live"], release)])
+    elif what == "back":
+        entries = {name: state[name] for name in names if name in state}
+        swap(state, [name for name, entry in entries.items() if is_of(entry["live"], release) and entry["other"] and entry["other"]["retired"]])
+    elif what in ("drop", "remove"):
+        for name in names:
+            entry = state.get(name)
+            if entry:
+                entry["other"] = None
+                if what == "remove" or not entry["live"]:
+                    del state[name]
+    elif what != "show":
+        raise Refused("unknown change %r" % (what,))
+    return state
+
+
+def way(state, request):
+    """The states to go through, one after the other; the last one is the change."""
+    states = [change(state, request)]
+    if request["change"] in ("offer", "take"):
+        other = state.get(request["service"], {}).get("other")
+        if not other or (other["slot"], other["release"]) != (request["slot"], request.get("release", "")):
+            states.insert(0, change(state, {**request, "change": "offer", "share": 0}))
+    elif request["change"] == "drop" and any(share(state, name) for name in request["services"] if name in state):
+        calm = copy.deepcopy(state)
+        for name in request["services"]:
+            if name in calm and calm[name]["other"]:
+                calm[name]["other"]["share"] = 0
+        states.insert(0, calm)
+    return states
+
+
+def found(state, request):
+    """What a role wants to know: of its service, of its release, and what may be stopped."""
+    entry = state.get(request.get("service"), {"live": None, "other": None})
+    wanted = (str(request.get("release", "")), str(request.get("version", "")))
+    there = [place for place in ("live", "other") if entry[place] and (entry[place]["release"], entry[place]["version"]) == wanted]
+    live, other = entry["live"], entry["other"]
+    free = other["slot"] if other else "b" if live and live["slot"] == "a" else "a"
+    names = list(request.get("services") or []) + [request.get("service")]
+    retired = {name: known["other"] for name, known in state.items() if name in names and known["other"] and known["other"]["retired"]}
+    return {
+        "live": live, "other": other, "there": there[0] if there else "", "free": free, "retired": retired,
+        "switched": is_of(live, wanted[0]), "slot": live["slot"] if there == ["live"] else free,
+    }  # fmt: skip
+
+
+# --- the configuration of nginx: pure ---------------------------------------------------------------------------------
+
+
+def colour(other):
+    return "old" if other["retired"] else "green"
+
+
+def peer_colour(state, caller, place, peer, public):
+    """In which colour a service, called from `place` of another, answers."""
+    mine, other = state[caller][place], state[peer]["other"]
+    if other and caller in other["bracket"]:
+        return colour(other) if place == "other" else "blue"
+    if place == "other" and not mine["retired"] and peer in mine["bracket"]:
+        return "none"  # of the same release and not there: better no answer than one of another version
+    return public.get(peer, "blue")
+
+
+def render(state, settings):
+    split, public, peers, addresses = [], {}, [], []
+    for index, (name, entry) in enumerate(sorted(state.items())):
+        percent = share(state, name)
+        if percent and (percent >= 100 or not entry["live"]):
+            public[name] = "green"
+        elif percent:
+            public[name] = "$lot_%d" % index
+            split.append('split_clients "%s" $lot_%d { %d%% green; * blue; }' % (settings["split_key"], index, percent))
+        if entry["live"]:
+            addresses.append('"%s/blue" 127.0.0.1:%d;' % (name, entry["live"]["port"]))
+        if entry["other"]:
+            addresses.append('"%s/%s" 127.0.0.1:%d;' % (name, colour(entry["other"]), entry["other"]["port"]))
+    for name, entry in sorted(state.items()):
+        for place in ("live", "other"):
+            for peer in sorted(state):
+                if entry[place]:
+                    seen = peer_colour(state, name, place, peer, public)
+                    peers.append('"%s/%s/%s" %s;' % (name, entry[place]["slot"], peer, seen))
+
+    def block(items):
+        return "".join("\n    " + item for item in items)
+
+    def server(listen, location, seen):
+        return """  server {
+    listen %s;
+    location ~ "^%s(?<service>[A-Za-z0-9._-]+)/" {
+      set $colour %s;
+      if ($address = "") { return 503; }
+      rewrite "^%s[^/]+(/.*)$" $1 break;
+      proxy_pass http://$address;
+    }
+    location / { return 404; }
+  }
+""" % (listen, location[0], seen, location[1])
+
+    root = settings["root"]
+    return "".join(
+        [
+            MARK + json.dumps(state, sort_keys=True) + "\n",
+            "# Written by the module lockstep_traffic, from the line above. Changes by hand are lost.\n",
+            "worker_processes 1;\npid %s/nginx.pid;\nerror_log %s/error.log warn;\n" % (root, root),
+            "worker_shutdown_timeout %ds;\n" % settings["drain"],
+            "events { worker_connections 1024; }\nhttp {\n  access_log off;\n  default_type text/plain;\n",
+            *["  %s_temp_path %s/temp/%s;\n" % (kind, root, kind) for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")],
+            "  map_hash_bucket_size 1024;\n  variables_hash_bucket_size 128;\n",
+            "  proxy_http_version 1.1;\n  proxy_connect_timeout 5s;\n  proxy_set_header Connection \"\";\n  proxy_set_header Host $http_host;\n",
+            "  proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n  proxy_set_header Lockstep-Colour $colour;\n",
+            *["  %s\n" % line for line in split],
+            '  map "/$service" $public_colour {\n    default blue;%s\n  }\n' % block('"/%s" %s;' % pair for pair in sorted(public.items())),
+            '  map "$caller/$slot/$service" $peer_colour {\n    default none;%s\n  }\n' % block(peers),
+            '  map "$service/$colour" $address {\n    default "";%s\n  }\n' % block(addresses),
+            server(settings["port"], ("/", "/"), "$public_colour"),
+            server(settings["test_port"], ("/", "/"), "green"),
+            server("127.0.0.1:%d" % settings["peer_port"], ("/(?<caller>[^/]+)/(?<slot>[ab])/", "/[^/]+/[ab]/"), "$peer_colour"),
+            "}\n",
+        ]
+    )
+
+
+# --- the proxy of this host -------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(path):
+    def give_up(_signal, _frame):
+        raise Refused("the lock of %s has been held for %d s by another process on this host" % (path, LOCK_WAIT))
+
+    descriptor = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    before = signal.signal(signal.SIGALRM, give_up)
+    try:
+        signal.alarm(LOCK_WAIT)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        signal.alarm(0)
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        os.close(descriptor)
+
+
+def read(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def compare_fence(path, fence, job):
+    """This job took the fence at its beginning (role fence). If another is there now, it is newer."""
+    text = read(path)
+    if text is None:
+        raise Refused("no job has taken the fence of this inventory on this host, %s is not there; nothing was changed" % path)
+    try:
+        stored = json.loads(text)
+        stored = (stored["fence"], stored["job"])
+    except (ValueError, KeyError, TypeError):
+        raise Refused("%s is damaged, so it is unknown which job was here last" % path) from None
+    if stored != (fence, job):
+        raise Refused("fence %d of job %s is no longer that of this host, fence %s of job %s is; nothing was changed" % (fence, job, *stored))
+
+
+def put(path, text):
+    """Writes the file whole, or takes it away."""
+    if text is None:
+        os.unlink(path)
+    else:
+        with open(path + ".put", "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(path + ".put", path)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def wait(condition, seconds):
+    """Processes that are not our children end without an event."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+class Nginx:
+    def __init__(self, settings):
+        self.settings, self.root = settings, settings["root"]
+        self.file = os.path.join(self.root, "nginx.conf")
+        self.program = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+        if not self.program:
+            raise Refused("nginx is not installed on this host")
+
+    def run(self, file, *options):
+        command = [self.program, "-p", self.root, "-c", file, "-e", os.path.join(self.root, "error.log"), *options]
+        return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+
+    def master(self):
+        """The process of the pid file, if it is the one that runs this configuration: after a restart it may be any."""
+        number = (read(os.path.join(self.root, "nginx.pid")) or "").strip()
+        command = number.isdigit() and read("/proc/%s/cmdline" % number)
+        return int(number) if command and "nginx: master" in command and self.file in command else None
+
+    def workers(self, master):
+        pids = set()
+        for name in os.listdir("/proc"):
+            fields = name.isdigit() and (read("/proc/%s/stat" % name) or "").rpartition(")")[2].split()
+            if fields and fields[1] == str(master):
+                pids.add(name)
+        return pids
+
+    def test(self, text):
+        for folder in (self.root, os.path.join(self.root, "temp")):
+            os.makedirs(folder, exist_ok=True)
+        candidate = self.file + ".new"
+        put(candidate, text)
+        try:
+            done = self.run(candidate, "-t", "-q")
+        finally:
+            os.unlink(candidate)
+        if done.returncode:
+            raise Refused("nginx does not accept the new configuration, the old one stays: " + done.stdout.decode("utf-8", "replace").strip()[-1500:])
+
+    def start(self):
+        done = self.run(self.file)
+        if done.returncode or not wait(lambda: self.master() and self.workers(self.master()), START_WAIT):
+            raise Refused("nginx did not start: " + done.stdout.decode("utf-8", "replace").strip()[-1500:])
+
+    def reload(self, master):
+        old = self.workers(master)
+        os.kill(master, signal.SIGHUP)
+        if not wait(lambda: self.workers(master) - old, START_WAIT):
+            last = (read(os.path.join(self.root, "error.log")) or "").strip().split("\n")[-1]
+            raise Refused("nginx did not take the new configuration, the old one stays: " + last[-500:])
+        # nginx ends them itself after `drain`.
+        if not wait(lambda: not self.workers(master) & old, self.settings["drain"] + START_WAIT):
+            raise OSError("workers of nginx with the old configuration do not end")
+
+    def use(self, text, before):
+        """Makes `text` the configuration that runs, or leaves `before`."""
+        self.test(text)
+        put(self.file, text)
+        try:
+            master = self.master()
+            if master:
+                self.reload(master)
+            else:
+                self.start()
+        except Refused:
+            put(self.file, before)
+            raise
+
+
+def go(nginx, texts, before):
+    """Makes one configuration after the other the one that runs; where one is refused, goes back to the first."""
+    now, changed = before, False
+    for text in texts:
+        if text == now and nginx.master():
+            continue
+        try:
+            nginx.use(text, now)
+        except Refused:
+            if before is not None and now != before:
+                nginx.use(before, now)
+            raise
+        now, changed = text, True
+    return changed
+
+
+def apply(settings, request, check_mode=False):
+    """Compares, reads, changes, writes. Returns the result of the module; raises Refused."""
+    if not KEY.fullmatch(settings["split_key"]):
+        raise Refused("split_key %r is not a variable of nginx" % settings["split_key"])
+    nginx = Nginx(settings)
+    if check_mode and not os.path.isdir(settings["root"]):
+        return {"changed": request["change"] != "show", "state": {}, **found({}, request)}
+    os.makedirs(settings["root"], exist_ok=True)
+    with locked(nginx.file):
+        if request["change"] != "show":
+            compare_fence(settings["fence_path"], settings["fence"], settings["job"])
+        before = read(nginx.file)
+        state = parse(before) if before is not None else {}
+        states = way(state, request)
+        after = states[-1]
+        changed = after != state
+        if not check_mode:
+            # Settings of the proxy come with what sends somebody somewhere, never with what puts something back.
+            if changed or request["change"] in ("offer", "take", "switch"):
+                changed |= go(nginx, [render(step, settings) for step in states], before)
+            elif before is not None and not nginx.master():
+                nginx.start()
+                changed = True
+        return {"changed": changed, "state": after, **found(after, request)}
+
+
+def main():
+    from ansible.module_utils.basic import AnsibleModule
+
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "required": True},
+            "port": {"type": "int", "required": True},
+            "test_port": {"type": "int", "required": True},
+            "peer_port": {"type": "int", "required": True},
+            "split_key": {"type": "str", "default": "$remote_addr", "no_log": False},
+            "drain": {"type": "int", "default": 10},
+            "request": {"type": "dict", "required": True},
+            "fence_path": {"type": "path", "required": True},
+            "fence": {"type": "int", "required": True},
+            "job": {"type": "str", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    settings = dict(module.params)
+    request = settings.pop("request")
+    try:
+        module.exit_json(**apply(settings, request, module.check_mode))
+    except Refused as refused:
+        module.fail_json(msg=str(refused), refused=True)
+    except OSError as error:
+        module.fail_json(msg="the proxy cannot be changed on this host: %s" % error)
+
+
+if __name__ == "__main__":
+    main()
