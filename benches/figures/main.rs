@@ -3,6 +3,7 @@
 
 mod jobs;
 mod limit;
+mod releases;
 mod requests;
 #[expect(dead_code, reason = "what the integration tests stand on; not all of it is needed here")]
 #[path = "../../tests/it/support/mod.rs"]
@@ -49,5 +50,8 @@ fn main() {
             requests::measure().await;
         }
         jobs::measure(wanted).await;
+        if wanted("releases") {
+            releases::measure().await;
+        }
     });
 }

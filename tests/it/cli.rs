@@ -553,8 +553,15 @@ async fn a_shell_completes_commands_and_options() {
         offered() {{ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _lockstep lockstep "${{@: -1}}" "${{@: -2:1}}"; echo "${{COMPREPLY[@]}}"; }}
         offered lockstep dep
         offered lockstep deploy --when-busy re
-        offered lockstep apps s"#
+        offered lockstep apps s
+        offered lockstep release pro
+        offered lockstep release report 01GZEC5GJHFKWMK4Z5A1NM9DPF --result inc
+        offered lockstep release list --state rol"#
     );
     let output = tokio::process::Command::new("bash").args(["-c", &script]).output().await.expect("bash");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "deploy\nreject\nset\n", "{output:?}");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "deploy\nreject\nset\npromote\ninconclusive\nrolled_back\n",
+        "{output:?}"
+    );
 }

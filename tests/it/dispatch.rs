@@ -99,6 +99,7 @@ impl Installation {
             job: self.job.clone(),
             public_url: "https://host.docker.internal:8443".into(),
             ca: self.certificate.path().to_owned(),
+            release_retention: Duration::from_secs(3600),
             feed_at_start: false,
             metrics: Arc::default(),
         });

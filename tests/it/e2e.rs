@@ -65,10 +65,15 @@ impl Target {
         format!("{}:/home/runner/.ssh:ro", self.keys.path().join("ssh").display())
     }
 
+    /// Where it is reached from the engine's host.
+    pub(crate) fn address(&self) -> String {
+        let format = format!("{{{{ (index .NetworkSettings.Networks \"{}\").IPAddress }}}}", self.name);
+        docker(&["container", "inspect", "-f", &format, &self.name])
+    }
+
     /// The page that a host of this container serves.
     async fn page(&self, host: &str) -> String {
-        let format = format!("{{{{ (index .NetworkSettings.Networks \"{}\").IPAddress }}}}", self.name);
-        let address = docker(&["container", "inspect", "-f", &format, &self.name]);
+        let address = self.address();
         let client = reqwest::Client::new();
         let answer = client.get(format!("http://{address}/")).header("Host", host).send().await.expect("nginx answers");
         assert_eq!(answer.status(), 200);

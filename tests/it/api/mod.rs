@@ -6,6 +6,7 @@ mod follow;
 mod oidc;
 mod operator;
 mod pipelines;
+mod releases;
 mod seed;
 mod stream;
 mod tokens;
@@ -130,6 +131,7 @@ impl Service {
             },
             public_url: "https://host.docker.internal:8443".into(),
             ca: concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into(),
+            release_retention: Duration::from_secs(3600),
             feed_at_start: false,
             metrics: metrics.clone(),
         });

@@ -4,7 +4,7 @@ use super::*;
 
 impl Service {
     /// Issues a token with these settings beside its name.
-    async fn issue(&self, name: &str, settings: Value) -> String {
+    pub(super) async fn issue(&self, name: &str, settings: Value) -> String {
         let mut body = settings;
         body["name"] = json!(name);
         let issued = self.call(Ask::post("/api/v1/tokens").token(OPERATOR).json(&body)).await;

@@ -24,6 +24,8 @@ const SCRIPT: &str = r#"
 exec 9>>"/marks/$LOCKSTEP_INVENTORY.lock"
 flock -n 9 || echo "overlap $LOCKSTEP_JOB_ID" >> /marks/log
 echo "start $LOCKSTEP_JOB_ID $LOCKSTEP_INVENTORY" >> /marks/log
+release=$(sed -n 's/.*"lockstep_release":{"id":"\([0-9A-Z]*\)".*/\1/p' /run/lockstep/vars.json)
+[ -z "$release" ] || echo "release $LOCKSTEP_JOB_ID $release" >> /marks/log
 case $LOCKSTEP_JOB_ID in *[0-7]) code=1 ;; *) code=0 ;; esac
 n=0
 while [ $n -lt 120 ]; do

@@ -13,14 +13,15 @@ use tokio::time::Instant;
 
 use super::Chance;
 use super::installation::{APPS, Installation};
+use super::releases::Managed;
 use crate::support::service::secret_of;
 
 /// Clients at a time.
 const CLIENTS: u64 = 10;
 /// Between two tries and two polls.
-const PACE: Duration = Duration::from_millis(250);
+pub(super) const PACE: Duration = Duration::from_millis(250);
 /// Without any answer about a job for so long, something is broken that no fault explains.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What a client knows of a deployment that was accepted.
 #[derive(Debug, Clone)]
@@ -52,20 +53,22 @@ pub(super) enum End {
 
 /// All clients.
 pub(super) struct Load {
-    here: Arc<Installation>,
+    pub(super) here: Arc<Installation>,
     chance: Mutex<Chance>,
     wanted: u64,
     asked: AtomicU64,
-    enough: AtomicBool,
+    pub(super) enough: AtomicBool,
     seen: Mutex<BTreeMap<String, Seen>>,
     /// Jobs whose id was answered to two requests.
     pub(super) twice: Mutex<Vec<String>>,
+    /// Releases that were made.
+    pub(super) managed: Mutex<Vec<Managed>>,
 }
 
 impl Load {
     pub(super) fn new(here: Arc<Installation>, chance: Chance, wanted: u64) -> Self {
-        let (asked, enough, seen, twice) = Default::default();
-        Self { here, chance: Mutex::new(chance), wanted, asked, enough, seen, twice }
+        let (asked, enough, seen, twice, managed) = Default::default();
+        Self { here, chance: Mutex::new(chance), wanted, asked, enough, seen, twice, managed }
     }
 
     /// Deployments asked for so far.
@@ -90,7 +93,8 @@ impl Load {
 
     /// Runs the clients; the future ends with the last of them.
     pub(super) fn run(self: Arc<Self>) -> impl Future<Output = ()> {
-        let clients: Vec<_> = (0..CLIENTS).map(|_| tokio::spawn(self.clone().client())).collect();
+        let mut clients: Vec<_> = (0..CLIENTS).map(|_| tokio::spawn(self.clone().client())).collect();
+        clients.extend(self.manage());
         async move {
             for client in clients {
                 client.await.expect("a client does not die");
@@ -173,7 +177,7 @@ impl Load {
     }
 
     /// Does what the feed does after Redis was wiped.
-    async fn fed(&self, refused: reqwest::Response) {
+    pub(super) async fn fed(&self, refused: reqwest::Response) {
         if refused.text().await.is_ok_and(|text| text.contains("list of apps")) {
             self.here.feed().await;
         }

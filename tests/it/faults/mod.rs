@@ -8,6 +8,7 @@
 //!
 //! * The containers leave their marks in a folder of the host: start, end with exit code, and whether somebody else was at work on the
 //!   same inventory (a lock of the kernel, which dies with its holder).
+//! * Two release managers take releases through two stages meanwhile, on the same inventories (`releases`).
 //! * The *observer* compares those marks with what clients were told, and the output with the engine's own log.
 //! * The seed is printed: it decides which faults strike, when, and what the jobs do. What is struck in mid-job is chance all the same.
 //!
@@ -18,6 +19,7 @@
 mod installation;
 mod load;
 mod observer;
+mod releases;
 mod strike;
 
 use std::sync::Arc;

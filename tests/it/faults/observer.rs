@@ -10,14 +10,17 @@ use tokio::time::Instant;
 
 use super::installation::{Installation, exit_code_of};
 use super::load::{End, Load, Seen};
+use super::releases;
 use super::strike::Strikes;
 use crate::support::eventually;
 
 /// What a job's containers left behind.
 #[derive(Debug, Default)]
-struct Marks {
+pub(super) struct Marks {
     starts: u64,
-    end: Option<i64>,
+    pub(super) end: Option<i64>,
+    /// The release that the job was told it runs for.
+    pub(super) release: Option<String>,
 }
 
 /// Who judges.
@@ -42,6 +45,9 @@ pub(super) struct Verdict {
     output: Vec<String>,
     locks: Vec<String>,
     shared: Vec<String>,
+    releases: BTreeMap<String, u64>,
+    stuck: Vec<String>,
+    release_faults: Vec<String>,
 }
 
 impl Observer {
@@ -57,6 +63,9 @@ impl Observer {
             let words: Vec<_> = line.split(' ').collect();
             match words[..] {
                 ["start", job, _] => marks.entry(job.to_owned()).or_default().starts += 1,
+                ["release", job, release] => {
+                    marks.entry(job.to_owned()).or_default().release = Some(release.to_owned());
+                }
                 ["end", job, code] => marks.entry(job.to_owned()).or_default().end = code.parse().ok(),
                 _ => verdict.overlaps.push(line.to_owned()),
             }
@@ -68,6 +77,20 @@ impl Observer {
         for (job, seen) in &seen {
             verdict.accepted += 1;
             verdict.add(job, seen, marks.get(job).unwrap_or(&none), &strikes);
+        }
+        for managed in self.load.managed.lock().expect("no manager died").iter() {
+            let wiped = strikes.wiped.iter().any(|at| (managed.made..=managed.seen).contains(at));
+            let what = match &managed.last {
+                Some(release) => {
+                    release["decision"]["verdict"].as_str().or(release["state"].as_str()).unwrap_or("?").to_owned()
+                }
+                None => "gone with a Redis that was wiped".to_owned(),
+            };
+            *verdict.releases.entry(what).or_default() += 1;
+            if (managed.last.is_none() && !wiped) || (managed.last.is_some() && !managed.settled) {
+                verdict.stuck.push(format!("{managed:?}"));
+            }
+            verdict.release_faults.extend(releases::faults(managed, &marks));
         }
         verdict.shared = self.load.twice.lock().expect("no client died").clone();
         verdict.strikes = strikes;
@@ -135,7 +158,7 @@ impl Verdict {
         }
     }
 
-    fn columns(&self) -> [(&'static str, &[String]); 7] {
+    fn columns(&self) -> [(&'static str, &[String]); 9] {
         [
             ("overlaps: two containers at work on one inventory", &self.overlaps),
             ("forgotten: accepted, and no outcome", &self.forgotten),
@@ -144,6 +167,8 @@ impl Verdict {
             ("jobs with output missing or repeated, by the engine's log", &self.output),
             ("locks left behind", &self.locks),
             ("requests answered with another's job", &self.shared),
+            ("releases forgotten, or not brought to an end", &self.stuck),
+            ("steps of releases done twice, unseen, or left half-deployed unsaid", &self.release_faults),
         ]
     }
 
@@ -189,6 +214,8 @@ impl Verdict {
         let _ = writeln!(text, "| outcomes | {} |", outcomes.join(", "));
         let wiped = format!("{} unknown afterwards, {} `lost`", self.wiped, self.wiped_lost);
         let _ = writeln!(text, "| known only to a Redis that was wiped, and never started | {wiped} |");
+        let releases: Vec<_> = self.releases.iter().map(|(end, count)| format!("{count} {end}")).collect();
+        let _ = writeln!(text, "| releases through two stages | {} |", releases.join(", "));
         for (name, rows) in self.columns() {
             let _ = writeln!(text, "| {name} | {} |", rows.len());
         }

@@ -155,6 +155,7 @@ fn record(id: JobId) -> Record {
         exit_code: None,
         reason: None,
         superseded_by: None,
+        release: None,
         created_ms: 0,
         locked_ms: None,
         started_ms: None,

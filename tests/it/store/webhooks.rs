@@ -16,6 +16,7 @@ fn webhook(name: &str) -> Webhook {
         url: "https://example.org/".parse().expect("a URL"),
         deployment_id: None,
         types: vec![],
+        recipient: None,
     }
 }
 

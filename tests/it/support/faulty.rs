@@ -30,6 +30,9 @@ pub(crate) const SECRET: &str = "a secret for tests";
 /// The job that it has.
 pub(crate) const JOB: &str = "01GZEC5GJHFKWMK4Z5A1NM9DPF";
 
+/// The release that it has.
+pub(crate) const RELEASE: &str = "01GZEC5GJHFKWMK4Z5A1NM9DPR";
+
 /// What goes wrong with one request.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Fault {
@@ -60,6 +63,8 @@ pub(crate) enum Kind {
     Job,
     Output,
     Cancel,
+    /// The events of the release.
+    Events,
     Other,
 }
 
@@ -76,6 +81,8 @@ pub(crate) struct World {
     pub(crate) calls: Vec<(Kind, String, Value)>,
     /// The credential of each of them.
     pub(crate) credentials: Vec<String>,
+    /// What has happened to the release.
+    pub(crate) events: Vec<Value>,
     /// Answers to requests of other kinds, by method and path.
     pub(crate) answers: BTreeMap<String, (u16, Value)>,
     faults: BTreeMap<Kind, VecDeque<Fault>>,
@@ -279,6 +286,7 @@ impl World {
             piece: usize::MAX,
             calls: Vec::new(),
             credentials: Vec::new(),
+            events: Vec::new(),
             answers: BTreeMap::new(),
             faults: BTreeMap::new(),
         }
@@ -322,6 +330,7 @@ async fn answer(
         ["jobs", JOB] => Kind::Job,
         ["jobs", JOB, "output"] => Kind::Output,
         ["jobs", JOB, "cancel"] => Kind::Cancel,
+        ["releases", RELEASE, "events"] => Kind::Events,
         _ => Kind::Other,
     };
     let lock = || world.lock().unwrap_or_else(PoisonError::into_inner);
@@ -365,6 +374,7 @@ async fn answer(
             json_reply(202, &world.shown_job())
         }
         Kind::Output => output(world, changed, parts.uri.query().unwrap_or_default(), fault.as_ref()).await,
+        Kind::Events => events(world, changed, parts.uri.query().unwrap_or_default()).await,
         Kind::Other => match lock().answers.get(&format!("{} {path}", parts.method)) {
             Some((status @ 400.., body)) => {
                 reply(*status, "application/problem+json", serde_json::to_vec(body).expect("JSON"), &[])
@@ -418,6 +428,27 @@ async fn output(world: &Mutex<World>, changed: &watch::Sender<u64>, query: &str,
                         ("lockstep-output-complete", complete.to_string()),
                     ],
                 );
+            }
+        }
+        changed.changed().await.expect("the sender is ours");
+    }
+}
+
+/// Events of the release after a certain one, at most two at a time, waited for as the real one does.
+async fn events(world: &Mutex<World>, changed: &watch::Sender<u64>, query: &str) -> Reply {
+    let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    let after = value("after").unwrap_or("0-0");
+    let mut changed = changed.subscribe();
+    loop {
+        {
+            let world = world.lock().unwrap_or_else(PoisonError::into_inner);
+            let place = |event: &Value| event["id"].as_str().expect("an id").to_owned();
+            let events = world.events.iter().filter(|event| place(event).as_str() > after).take(2);
+            let events: Vec<&Value> = events.collect();
+            if !events.is_empty() || value("wait") == Some("0") {
+                let next = events.last().map_or_else(|| after.to_owned(), |event| place(event));
+                let body = serde_json::to_vec(&events).expect("JSON");
+                return reply(200, "application/cloudevents-batch+json", body, &[("lockstep-next-cursor", next)]);
             }
         }
         changed.changed().await.expect("the sender is ours");

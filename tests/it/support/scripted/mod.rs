@@ -150,6 +150,11 @@ impl Scripted {
         self.world().get(container).expect("a container").spec.clone()
     }
 
+    /// The content of a file that a container was given.
+    pub(crate) fn content(&self, container: &str, path: &str) -> Vec<u8> {
+        self.world().file(container, path).expect("a container").expect("a file")
+    }
+
     /// Waits until a container of this inventory runs; its id.
     pub(crate) async fn begun(&self, inventory: &str) -> String {
         self.until(|world| {
