@@ -7,7 +7,7 @@ set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 ROOT=$(cd "$HERE/../.." && pwd -P)
 LOCKSTEP=${LOCKSTEP:-$ROOT/target/release/lockstep}
-RUNNER=${LOCKSTEP_RUNNER_IMAGE:-lockstep-runner:latest} TARGET_IMAGE=${LOCKSTEP_TARGET_IMAGE:-lockstep-target:latest}
+RUNNER=${LOCKSTEP_RUNNER_IMAGE:-lockstep-runner:latest} TARGET_IMAGE=${TARGET_IMAGE:-lockstep-target:latest}
 HOSTS=(dev.foo.test hardening.foo.test production.foo.test)
 NAME=lockstep-brackets-$$
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/$NAME.XXXXXX")
@@ -18,6 +18,7 @@ die() {
   exit 1
 }
 
+# shellcheck disable=SC2317 # it is called by a trap
 clear_away() {
   trap '' INT TERM
   set +e
@@ -69,6 +70,8 @@ for playbook in "$HERE"/playbooks/*.yml; do
 done
 (
   cd "$WORK"
+  # What is set for the command is not the service's.
+  unset "${!LOCKSTEP_@}"
   export LOCKSTEP_INSTANCE=$NAME LOCKSTEP_LISTEN=0.0.0.0:$port LOCKSTEP_PUBLIC_URL=https://host.docker.internal:$port
   export LOCKSTEP_TLS_CERTIFICATE=$WORK/tls.crt LOCKSTEP_TLS_KEY=$WORK/tls.key LOCKSTEP_REDIS_URL=redis://127.0.0.1:$redis
   LOCKSTEP_AUTH_PEPPER=$(openssl rand -hex 24)
@@ -79,8 +82,10 @@ done
   exec "$LOCKSTEP" serve >/dev/null 2>"$WORK/log"
 ) &
 pids+=($!)
-curl -sS --fail --retry 60 --retry-delay 1 --retry-all-errors --cacert "$WORK/tls.crt" -o /dev/null "https://localhost:$port/readyz" 2>/dev/null ||
-  die "the service is not ready" "$(tail -n 20 "$WORK/log")"
+until curl -sS --fail --max-time 5 --cacert "$WORK/tls.crt" -o /dev/null "https://localhost:$port/readyz" 2>/dev/null; do
+  if ! kill -0 "${pids[-1]}" 2>/dev/null || [ "$SECONDS" -ge 60 ]; then die "the service is not ready" "$(tail -n 20 "$WORK/log")"; fi
+  sleep 0.2
+done
 
 export LOCKSTEP LOCKSTEP_URL=https://localhost:$port LOCKSTEP_CA_CERT=$WORK/tls.crt LOCKSTEP_TOKEN=$TOKEN TARGET
 "$LOCKSTEP" apps set "$HERE/apps.json"
