@@ -2,14 +2,16 @@
 # What the plays share: who acts, how one waits, and what is claimed. Sourced, never run.
 #
 # A play tells its story against a service that runs: LOCKSTEP_URL, LOCKSTEP_CA_CERT, and LOCKSTEP_TOKEN, an operator's; LOCKSTEP names
-# the binary. Without these it is the service that `make demo` has started from this folder. Everybody in it has a token of his own, which is issued here, and every reporter is a process of its own. Nothing sleeps:
+# the binary. Without these it is the service that `make demo` has started from this folder. Everybody in it has a token of his own, which is
+# issued here, and every reporter is a process of its own. Nothing sleeps:
 # whoever waits, waits for the service, and for no longer than PLAY_PATIENCE (seconds). Every sentence that begins with a hyphen was
 # checked; the first that does not hold ends the play.
 
 shopt -s inherit_errexit
-if [ -z "${LOCKSTEP_URL:-}" ]; then
-  HOME_OF_DEMO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-  export LOCKSTEP_URL=https://localhost LOCKSTEP_CA_CERT=$HOME_OF_DEMO/certs/certificate.crt
+HOME_OF_DEMO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+export LOCKSTEP_URL=${LOCKSTEP_URL:-https://localhost}
+if [ "$LOCKSTEP_URL" = https://localhost ]; then
+  export LOCKSTEP_CA_CERT=${LOCKSTEP_CA_CERT:-$HOME_OF_DEMO/certs/certificate.crt}
   [ -n "${LOCKSTEP_TOKEN:-}" ] || LOCKSTEP_TOKEN=$(cat "$HOME_OF_DEMO/.secrets/operator-token" 2>/dev/null || true)
   export LOCKSTEP_TOKEN
   [ -n "${LOCKSTEP:-}" ] || [ ! -x "$HOME_OF_DEMO/target/release/lockstep" ] || LOCKSTEP=$HOME_OF_DEMO/target/release/lockstep
