@@ -248,8 +248,7 @@ class OverSsh(Case):
         finally:
             known_hosts.write_text(before)
         self.assertEqual(code, 2, output)
-        # On a busy machine Ansible may notice that ssh has gone before it reads why.
-        self.assertRegex(output, "Host key verification failed|Broken pipe")
+        self.assertIn("Host key verification failed", output)
         self.assertIsNone(self.page())
         self.assertEqual(self.api.bodies[-1]["recap"][ONE]["unreachable"], 1)
 
