@@ -304,6 +304,7 @@ async fn run(
         public_url: config.public_url,
         ca: config.tls.ca,
         release_retention: config.release_retention,
+        order_parallel: config.order_parallel,
         feed_at_start: config.feed_at_start,
         metrics: metrics.clone(),
     });

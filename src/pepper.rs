@@ -127,6 +127,17 @@ impl Pepper {
         String::from_utf8(self.open_text(of_webhook(name), sealed)?).ok().map(Secret::new)
     }
 
+    /// Seals a variable of the vault of a mode.
+    pub fn seal_variable(&self, environment: &Word, mode: &Word, name: &Word, value: &Secret) -> Vec<u8> {
+        self.seal_text(format!("variable {environment} {mode} {name}"), value.expose().as_bytes().to_vec())
+    }
+
+    /// Opens the seal; none when it is another variable's, was made with another pepper, or is damaged.
+    pub fn open_variable(&self, environment: &Word, mode: &Word, name: &Word, sealed: &[u8]) -> Option<Secret> {
+        let text = self.open_text(format!("variable {environment} {mode} {name}"), sealed)?;
+        String::from_utf8(text).ok().map(Secret::new)
+    }
+
     fn seal_text(&self, belongs_to: String, mut text: Vec<u8>) -> Vec<u8> {
         let nonce = self
             .seal

@@ -11,7 +11,7 @@ use crate::dispatch::{Refusal, ReleaseRefusal};
 use crate::engine::EngineError;
 use crate::model::app::FeedError;
 use crate::model::ids::JobId;
-use crate::model::pipeline::file::Mistakes;
+use crate::model::mistakes::Mistakes;
 use crate::model::release::Fault;
 use crate::model::release::command::Refused;
 use crate::model::vars::VarError;

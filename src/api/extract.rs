@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::Shared;
 use super::error::ApiError;
 use crate::model::ids::{DeploymentId, Inventory, JobId, NameError, ReleaseId, Word};
-use crate::model::pipeline::file::FILE_MAX as PIPELINE_MAX;
+use crate::model::mistakes::FILE_MAX;
 use crate::model::release::ARTIFACT_MAX;
 
 /// The most bytes that a body may have where nothing else is said.
@@ -150,7 +150,7 @@ impl FromRequest<Shared> for Text {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &Shared) -> Result<Self, ApiError> {
-        let bytes = body(request.into_body(), PIPELINE_MAX).await?;
+        let bytes = body(request.into_body(), FILE_MAX).await?;
         let text = String::from_utf8(bytes.to_vec());
         text.map(Self).map_err(|_| ApiError::Invalid("The body is not UTF-8".into()))
     }

@@ -11,8 +11,8 @@ use super::http::Http;
 use super::manage::{head, row, show};
 use super::operate::say_json;
 use super::screen::Screen;
+use crate::model::mistakes::Mistakes;
 use crate::model::pipeline;
-use crate::model::pipeline::file::Mistakes;
 use crate::wire::{PipelineList, PipelineSet, PipelineView};
 
 /// The JSON Schema of the file.

@@ -64,6 +64,8 @@ pub struct Config {
     pub feed_at_start: bool,
     /// `release.retention`
     pub release_retention: Duration,
+    /// `order.parallel`
+    pub order_parallel: usize,
 }
 
 /// `tls`
@@ -222,6 +224,10 @@ fn read(source: &mut Source, docker_host: Option<String>) -> Option<Config> {
     });
     let feed_at_start = source.read("feed.at_start", units::flag);
     let release_retention = source.read("release.retention", units::duration);
+    let order_parallel = source.read("order.parallel", |text| match text.parse::<usize>() {
+        Ok(number) if (1..=100).contains(&number) => Ok(number),
+        _ => Err("must be a number from 1 to 100".into()),
+    });
     Some(Config {
         instance: instance?,
         listen: listen?,
@@ -238,6 +244,7 @@ fn read(source: &mut Source, docker_host: Option<String>) -> Option<Config> {
         final_status: final_status?,
         feed_at_start: feed_at_start?,
         release_retention: release_retention?,
+        order_parallel: order_parallel?,
     })
 }
 

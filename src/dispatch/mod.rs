@@ -1,4 +1,4 @@
-//! The core: accepts a request, carries one job from lock to end, takes releases through their stages, reconciles.
+//! The core: accepts a request, carries one job from lock to end, takes releases through their stages, carries out orders, reconciles.
 //!
 //! ```text
 //!  request ──▶ submit ──▶ Redis decides ──▶ supervise (one task per job, its only writer)
@@ -17,6 +17,7 @@
 mod feed;
 mod follow;
 mod launch;
+mod orders;
 mod reconcile;
 mod releases;
 mod supervise;
@@ -43,6 +44,7 @@ use crate::model::settle::{Evidence, Phase};
 use crate::model::vars::{self, VarError};
 use crate::pepper::{JobSecrets, Pepper};
 use crate::store::{Freeze, NewJob, Store, StoreError, Submitted};
+pub use orders::{NewOrder, OrderCommand, OrderRefusal};
 pub use releases::{NewRelease, ReleaseRefusal, SeenRelease};
 use supervise::Start;
 
@@ -76,6 +78,8 @@ pub struct Parts {
     pub job: JobConfig,
     /// `release.retention`
     pub release_retention: Duration,
+    /// `order.parallel`
+    pub order_parallel: usize,
     /// `public_url`
     pub public_url: String,
     /// `tls.ca`: the file that containers are given to trust.
@@ -259,6 +263,7 @@ impl Dispatcher {
         parts.spawn(self.clone().reconcile());
         parts.spawn(self.clone().keep_feeding());
         parts.spawn(self.clone().keep_releasing());
+        parts.spawn(self.clone().keep_ordering());
         let died = tokio::select! {
             () = stop.cancelled() => Ok(()),
             ended = parts.join_next() => ended.map_or(Ok(()), |ended| ended),

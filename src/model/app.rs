@@ -166,6 +166,9 @@ fn check_entry(
     };
     let deployment_id = DeploymentId::try_from(text("deployment_id")?).map_err(|e| format!("deployment_id {e}"))?;
     let inventory = Inventory::try_from(text("inventory")?).map_err(|e| format!("inventory {e}"))?;
+    if inventory.is_of_environment() {
+        return Err("inventory must hold no '/': such a one is that of a service of an environment".into());
+    }
     let oidc = match object.get("oidc") {
         None | Some(Value::Null) => Vec::new(),
         Some(rules) => oidc::check_rules(rules, http_on_loopback, warnings)?,

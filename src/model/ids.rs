@@ -51,8 +51,18 @@ fn check_name(text: &str, max: usize) -> Result<(), NameError> {
     }
 }
 
+fn check_inventory(text: &str, max: usize) -> Result<(), NameError> {
+    match text.split_once('/') {
+        Some((environment, service)) => check_name(environment, Word::MAX).and(check_name(service, Word::MAX)),
+        None => check_name(text, max - 1),
+    }
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $max:expr) => {
+        name! { $(#[$doc])* $type, $max, check_name }
+    };
+    ($(#[$doc:meta])* $type:ident, $max:expr, $check:ident) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -72,7 +82,7 @@ macro_rules! name {
             type Err = NameError;
 
             fn from_str(text: &str) -> Result<Self, NameError> {
-                check_name(text, Self::MAX)?;
+                $check(text, Self::MAX)?;
                 Ok(Self(text.to_owned()))
             }
         }
@@ -81,7 +91,7 @@ macro_rules! name {
             type Error = NameError;
 
             fn try_from(text: String) -> Result<Self, NameError> {
-                check_name(&text, Self::MAX)?;
+                $check(&text, Self::MAX)?;
                 Ok(Self(text))
             }
         }
@@ -105,8 +115,9 @@ name! {
     DeploymentId, 128
 }
 name! {
-    /// The Ansible inventory that an app deploys to: the unit of mutual exclusion. At most 128 characters.
-    Inventory, 128
+    /// The Ansible inventory that an app deploys to: the unit of mutual exclusion. At most 128 characters. That of a service of an
+    /// environment is two names with a slash between, of at most 64 characters each.
+    Inventory, 129, check_inventory
 }
 name! {
     /// What the container is asked to do, a key of `runner.actions`. At most 64 characters.
@@ -119,6 +130,18 @@ name! {
 name! {
     /// A variable of a playbook, the name of a person or a group, a part of a pipeline. At most 64 characters.
     Word, 64
+}
+
+impl Inventory {
+    /// That of a service of an environment; `service` is a name.
+    pub(super) fn of_environment(environment: &Word, service: &str) -> Self {
+        Self(format!("{environment}/{service}"))
+    }
+
+    /// Whether it is that of a service of an environment, which no app deploys to.
+    pub fn is_of_environment(&self) -> bool {
+        self.0.contains('/')
+    }
 }
 
 macro_rules! ulid {

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{Action, DeploymentId, Inventory, JobId, ReleaseId};
 use super::lock::Fence;
+use super::order::OrderId;
 
 /// How a job ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -229,6 +230,8 @@ pub struct Record {
     pub superseded_by: Option<JobId>,
     /// The release that it was run for.
     pub release: Option<ReleaseId>,
+    /// The order that it was run for.
+    pub order: Option<OrderId>,
     /// When it was accepted.
     pub created_ms: u64,
     /// When it was given the lock.

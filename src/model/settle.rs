@@ -181,6 +181,7 @@ mod tests {
             reason: None,
             superseded_by: None,
             release: None,
+            order: None,
             created_ms: 0,
             locked_ms: None,
             started_ms: None,

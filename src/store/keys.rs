@@ -41,6 +41,11 @@
 //! | `releases` | sorted set | all releases, by id (all scores are 0) | as `jobs` |
 //! | `releases:active` | set | the releases of which something may follow | never |
 //! | `releases:due` | sorted set | release → when it is to be looked at, in ms; 0: now | never |
+//! | `environments` | set | the environments that are registered | never |
+//! | `environment:{environment}` | hash | `json`, `file`, `by` and `made_ms`, its registration; `newest`, the number of its newest order; `holder`, that of the order that is carried out; `deployed:{mode}`, what is deployed there as JSON; `vault:{mode}/{name}`, a variable of its vault, encrypted | never |
+//! | `order:{environment}/{number}` | hash | `json`, the order; `file`, as it was given; `revision`, `epoch` and `woken`, as those of a release | one release retention after its end, but for the newest of its environment |
+//! | `orders:active` | set | the orders of which something may follow | never |
+//! | `orders:due` | sorted set | order → when it is to be looked at, in ms; 0: now | never |
 //! | `asking:{reporter}` | set | releases in which a check asks that reporter and has not heard from it | never |
 //! | `wanted:{inventory}` | set | releases that wait for its lock | never |
 //! | `reserved` | hash | inventory → the release that gets its lock next | never |
@@ -50,13 +55,14 @@
 //! | `reporters` | hash | name → who has recorded it, a blank, the products that it is subscribed to, with blanks between | never |
 //! | `subscribers:{product}` | set | the reporters that are subscribed to it | never |
 //! | `idem:release:{hash}` | string | as `idem:{app}:{hash}`, of releases | a day |
+//! | `idem:order:{environment}:{hash}` | string | the same, of orders: number and digest | a day |
 //! | `audit` | stream | what operators did: `by`, `what`, `about`, `reason` | the last 10,000 or a few more |
 //!
 //! `job`, `brief`, `out` and `progress` expire together, one retention after the job's end; those of an app's newest success do so
 //! only once there is a newer one.
 //!
 //! The channel `news` carries `o {job}` after output was written, `s {job}` after anything else was, `e {about}` with each event,
-//! `r {release}` when a release was written or is to be looked at, and `a {release}` when it asks reporters.
+//! `r {release}` when a release was written or is to be looked at, `d {order}` the same for an order, and `a {release}` when it asks reporters.
 //!
 //! A poll begins with one `MGET`: `state`, `brief`, two counters of failures, `apps_version`. That is why these are strings.
 //!
@@ -66,6 +72,7 @@
 use std::net::IpAddr;
 
 use crate::model::ids::{DeploymentId, Instance, Inventory, JobId, ReleaseId, Word};
+use crate::model::order::OrderId;
 
 /// The keys of one instance.
 #[derive(Debug, Clone)]
@@ -207,6 +214,18 @@ impl Keys {
     }
     pub(super) fn subscribers(&self, product: &Word) -> String {
         self.of("subscribers:", product.as_str())
+    }
+    pub(super) fn environments(&self) -> String {
+        self.key("environments")
+    }
+    pub(super) fn environment(&self, name: &Word) -> String {
+        self.of("environment:", name.as_str())
+    }
+    pub(super) fn order(&self, order: &OrderId) -> String {
+        self.of("order:", &order.to_string())
+    }
+    pub(super) fn due_orders(&self) -> String {
+        self.key("orders:due")
     }
     pub(super) fn last_success(&self, app: &DeploymentId) -> String {
         self.of("lastok:", app.as_str())

@@ -11,7 +11,7 @@
 //!  life       confirm … finish ─────┼─▶ scripts ──▶ link: quick ───┐
 //!  locks, apps, memory,              │                              │
 //!  tokens, webhooks, audit,         │                              │
-//!  pipelines ───────────────────────┘                              │
+//!  pipelines, orders ───────────────┘                              │
 //!  output     append, the move at the end ───────▶ link: intake ───┼──▶ Redis ──▶ news ──▶ whoever watches a job
 //!  door, output, events   polls, ranges ─────────▶ link: outlet ───┤
 //!  read       records, lists ────────────────────▶ link: quick ────┘
@@ -31,6 +31,7 @@ mod link;
 mod locks;
 mod memory;
 mod news;
+mod orders;
 mod output;
 mod pipelines;
 mod read;

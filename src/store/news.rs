@@ -33,6 +33,8 @@ pub(super) struct Watchers {
     events: watch::Sender<u64>,
     /// Releases that were written, or are to be looked at, whichever.
     any_release: watch::Sender<u64>,
+    /// Orders that were written, or are to be looked at, whichever.
+    any_order: watch::Sender<u64>,
     /// Releases that ask reporters.
     asking: watch::Sender<u64>,
 }
@@ -116,13 +118,14 @@ impl Watchers {
         News { state: senders.state.subscribe(), output: senders.output.subscribe() }
     }
 
-    /// Takes in a message: `o`, `s`, `e`, `r` or `a`, a blank, what it is about.
+    /// Takes in a message: `o`, `s`, `e`, `r`, `d` or `a`, a blank, what it is about.
     fn hear(&self, message: &[u8]) {
         let Ok(text) = std::str::from_utf8(message) else { return };
         let Some((kind, about)) = text.split_once(' ') else { return };
         match kind {
             "e" => wake(&self.events),
             "a" => wake(&self.asking),
+            "d" => wake(&self.any_order),
             "r" => {
                 wake(&self.any_release);
                 if let Ok(release) = about.parse() {
@@ -140,7 +143,7 @@ impl Watchers {
     }
 
     fn wake_all(&self) {
-        [&self.events, &self.any_release, &self.asking].into_iter().for_each(wake);
+        [&self.events, &self.any_release, &self.any_order, &self.asking].into_iter().for_each(wake);
         locked(&self.releases).senders.values().for_each(wake);
         for senders in locked(&self.jobs).senders.values() {
             wake(&senders.state);
@@ -203,6 +206,11 @@ impl Store {
     /// Wakes when any release was written, or is to be looked at.
     pub fn any_release_news(&self) -> watch::Receiver<u64> {
         self.shared.watchers.any_release.subscribe()
+    }
+
+    /// Wakes when any order was written, or is to be looked at.
+    pub fn any_order_news(&self) -> watch::Receiver<u64> {
+        self.shared.watchers.any_order.subscribe()
     }
 
     /// Wakes when reporters are asked.

@@ -12,7 +12,7 @@ use crate::model::lock::Fence;
 use crate::model::output::Position;
 
 /// The fields of `job:{job}` that make up a record, in the order in which they are read. A field without a value is absent.
-pub(super) const FIELDS: [&str; 22] = [
+pub(super) const FIELDS: [&str; 23] = [
     "deployment_id",
     "inventory",
     "action",
@@ -30,6 +30,7 @@ pub(super) const FIELDS: [&str; 22] = [
     "reason",
     "superseded_by",
     "release",
+    "order",
     "created_ms",
     "locked_ms",
     "started_ms",
@@ -64,6 +65,7 @@ fn take(id: JobId, values: &[Value]) -> Option<Record> {
         reason,
         superseded_by,
         release,
+        order,
         created_ms,
         locked_ms,
         started_ms,
@@ -92,6 +94,7 @@ fn take(id: JobId, values: &[Value]) -> Option<Record> {
         reason: optional(reason, word)?,
         superseded_by: optional(superseded_by, parse)?,
         release: optional(release, parse)?,
+        order: optional(order, parse)?,
         created_ms: number(created_ms)?,
         locked_ms: optional(locked_ms, number)?,
         started_ms: optional(started_ms, number)?,

@@ -332,7 +332,7 @@ impl Store {
 }
 
 /// How a job ended, if it has; one that is not there any more is lost.
-fn end_of(job: JobId, fields: &[Value], outputs: Option<Vec<u8>>) -> Result<Option<Ended>> {
+pub(super) fn end_of(job: JobId, fields: &[Value], outputs: Option<Vec<u8>>) -> Result<Option<Ended>> {
     let gone = |reason: &str| Ended {
         outcome: crate::model::job::Outcome::Lost,
         reason: Some(reason.into()),
@@ -349,7 +349,7 @@ fn ids(value: Value) -> Vec<ReleaseId> {
 }
 
 /// Members of a sorted set and their scores. Both forms of a reply are taken: one list, or pairs.
-fn scored(value: Value) -> Vec<(ReleaseId, u64)> {
+pub(super) fn scored<T: std::str::FromStr>(value: Value) -> Vec<(T, u64)> {
     let read = |(id, score): (Value, Value)| {
         let score = match score {
             Value::Double(score) if score >= 0.0 => score as u64,

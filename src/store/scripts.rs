@@ -34,8 +34,8 @@ macro_rules! scripts {
 }
 
 scripts! {
-    SUBMIT = "_words" "_epoch" "_lock" "submit";
-    GRANT = "_words" "_epoch" "_lock" "grant";
+    SUBMIT = "_words" "_epoch" "_order" "_lock" "submit";
+    GRANT = "_words" "_epoch" "_order" "_lock" "grant";
     ADOPT = "_words" "_epoch" "adopt";
     CONFIRM = "_words" "_epoch" "confirm";
     RECOGNIZE = "_words" "_epoch" "recognize";
@@ -44,27 +44,29 @@ scripts! {
     STARTED = "_words" "_epoch" "started";
     APPEND = "_words" "_epoch" "append";
     COMPLETE = "_words" "_epoch" "complete";
-    INTEND = "_words" "_epoch" "_lock" "intend";
+    INTEND = "_words" "_epoch" "_order" "_lock" "intend";
     EXITED = "_words" "_epoch" "exited";
-    FINISH = "_words" "_epoch" "_lock" "finish";
+    FINISH = "_words" "_epoch" "_order" "_lock" "finish";
     PROGRESS = "_words" "_epoch" "progress";
-    FREE = "_words" "_epoch" "_lock" "free";
+    FREE = "_words" "_epoch" "_order" "_lock" "free";
     FAILURE = "_words" "_epoch" "failure";
     APPS = "_words" "_epoch" "apps";
     FREEZE = "_words" "_epoch" "freeze";
-    UNFREEZE = "_words" "_epoch" "_lock" "unfreeze";
+    UNFREEZE = "_words" "_epoch" "_order" "_lock" "unfreeze";
     ISSUE = "_words" "_epoch" "issue";
     REVOKE = "_words" "_epoch" "revoke";
     SET_WEBHOOK = "_words" "_epoch" "_letters" "set_webhook";
     REMOVE_WEBHOOK = "_words" "_epoch" "remove_webhook";
     REPLAY = "_words" "_epoch" "_letters" "replay";
     SET_PIPELINE = "_words" "_epoch" "set_pipeline";
-    RELEASE = "_words" "_epoch" "_lock" "_release" "release";
+    RELEASE = "_words" "_epoch" "_order" "_lock" "_release" "release";
+    ORDER = "_words" "_epoch" "_order" "_lock" "order";
+    SET_ENVIRONMENT = "_words" "_epoch" "set_environment";
     SET_REPORTER = "_words" "_epoch" "set_reporter";
     DELIVER = "_words" "_epoch" "deliver";
     DELIVERED = "_words" "_epoch" "delivered";
-    REBUILD = "_words" "_lock" "_rescue" "rebuild";
-    MEND = "_words" "_epoch" "_lock" "_rescue" "mend";
+    REBUILD = "_words" "_order" "_lock" "_rescue" "rebuild";
+    MEND = "_words" "_epoch" "_order" "_lock" "_rescue" "mend";
 }
 
 /// What a script answered.

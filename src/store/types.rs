@@ -1,6 +1,6 @@
 //! What goes into the store and what comes out of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -9,6 +9,8 @@ use crate::model::event::{Cursor, Event};
 use crate::model::ids::{Action, DeploymentId, Inventory, JobId, ReleaseId, Word};
 use crate::model::job::{Record, State, WhenBusy};
 use crate::model::lock::{Fence, Held};
+use crate::model::order::environment::Environment;
+use crate::model::order::{Deployed, Order};
 use crate::model::pipeline::Pipeline;
 use crate::model::release::{Release, There};
 use crate::model::token::Grant;
@@ -411,6 +413,80 @@ pub enum Written {
     Free,
     /// This very request made that release before.
     Exists(ReleaseId),
+    /// The `Idempotency-Key` was used with another request.
+    KeyReused,
+}
+
+/// An environment as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEnvironment {
+    /// What is registered.
+    pub environment: Environment,
+    /// The file as it was written.
+    pub file: String,
+    /// Who has registered it.
+    pub by: String,
+    /// When, in milliseconds since 1970.
+    pub made_ms: u64,
+    /// The number of its newest order; 0: it had none.
+    pub newest: u64,
+    /// The number of the order that is carried out.
+    pub holder: Option<u64>,
+    /// Of each mode: what is deployed, and the names of the variables in its vault.
+    pub modes: BTreeMap<Word, (Deployed, BTreeSet<Word>)>,
+}
+
+/// An order as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredOrder {
+    /// The order.
+    pub order: Order,
+    /// How often it was written; whoever writes it names the revision that was read.
+    pub revision: u64,
+    /// How often it was woken.
+    pub woken: u64,
+    /// Whether it was last written in the memory that Redis has now. If not, Redis came back older than it was.
+    pub of_this_memory: bool,
+}
+
+/// An order to be written, with what follows from it.
+#[derive(Debug)]
+pub struct OrderWrite<'a> {
+    /// The order, as it is to be.
+    pub order: &'a Order,
+    /// The revision that was read; 0: it is new.
+    pub revision: u64,
+    /// How often it had been woken when it was read.
+    pub woken: u64,
+    /// When it is to be looked at again, in milliseconds since 1970.
+    pub due_ms: Option<u64>,
+    /// Whether it holds the environment.
+    pub holds: bool,
+    /// What is deployed in its mode; none: that has not changed.
+    pub deployed: Option<&'a Deployed>,
+    /// How long it is kept once it is over, in milliseconds.
+    pub retention_ms: u64,
+    /// The file that a new one was given in.
+    pub file: &'a str,
+    /// `Idempotency-Key` of the request that gives it, and a digest of the request.
+    pub idempotency: Option<(&'a str, &'a str)>,
+    /// Events: what has happened, and what is to be said of it, as JSON.
+    pub told: Vec<(String, String)>,
+    /// Variables that were drawn for the vault, sealed.
+    pub drawn: &'a BTreeMap<Word, Vec<u8>>,
+    /// Jobs; each gets its lock or waits for it.
+    pub jobs: &'a [NewJob],
+}
+
+/// What became of an order that was to be written.
+#[derive(Debug)]
+pub enum OrderWritten {
+    /// It is; those of its jobs that have their locks are the caller's to supervise.
+    Done(Vec<Held>),
+    /// Somebody else has written it, or was first.
+    Raced,
+    /// This very request gave the order of that number before.
+    Exists(u64),
     /// The `Idempotency-Key` was used with another request.
     KeyReused,
 }

@@ -3,6 +3,7 @@
 //! The seed's endpoints have a form of their own, which lives with them in `api::seed`. Times are RFC 3339 in UTC with
 //! milliseconds. Fields that have no value yet are left out.
 
+mod orders;
 mod releases;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use utoipa::ToSchema;
 use crate::model::event::Event;
 pub use crate::model::job::{Outcome, WhenBusy};
 pub use crate::model::token::Role;
+pub use orders::*;
 pub use releases::*;
 
 /// Milliseconds since 1970 as RFC 3339 in UTC.

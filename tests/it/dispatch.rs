@@ -100,6 +100,7 @@ impl Installation {
             public_url: "https://host.docker.internal:8443".into(),
             ca: self.certificate.path().to_owned(),
             release_retention: Duration::from_secs(3600),
+            order_parallel: 4,
             feed_at_start: false,
             metrics: Arc::default(),
         });

@@ -22,18 +22,16 @@
 //! every mistake. What is read is bounded, so that a file whose aliases multiply costs nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_saphyr::{Location, Options, Spanned};
+use serde_saphyr::{Location, Spanned};
 
 use super::{Kind, Pipeline, Promote, Reporters, Service, Stage, Step, Strategy};
 use crate::model::ids::{DeploymentId, NameError, Word};
+use crate::model::mistakes::{self, Found, Mistakes};
 
-/// The longest file that is read, in bytes.
-pub const FILE_MAX: usize = 256 * 1024;
 /// The most stages of a pipeline, and the most steps of a stage.
 pub const STAGES_MAX: usize = 32;
 /// The most services of a pipeline.
@@ -42,34 +40,6 @@ pub const SERVICES_MAX: usize = 200;
 const DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 /// The longest deadline and soak time.
 const TIME_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
-/// The most mistakes that are told at once.
-const MISTAKES_MAX: usize = 20;
-
-/// What is wrong with a file, and where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistake {
-    /// Line and column, counted from 1; 0: unknown.
-    pub line: u64,
-    /// See `line`.
-    pub column: u64,
-    /// What, with the key that it is about.
-    pub what: String,
-}
-
-impl fmt::Display for Mistake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.line {
-            0 => f.write_str(&self.what),
-            line => write!(f, "line {line}, column {}: {}", self.column, self.what),
-        }
-    }
-}
-
-/// All that is wrong with a file; never empty.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-pub struct Mistakes(pub Vec<Mistake>);
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawPipeline {
@@ -127,56 +97,23 @@ enum RawCheck {
 /// # Errors
 /// Every mistake, in the order of the file; the form comes first: as long as that is wrong, nothing else is looked at.
 pub fn read(text: &str) -> Result<Pipeline, Mistakes> {
-    if text.len() > FILE_MAX {
-        return Err(Mistakes(vec![Mistake {
-            line: 0,
-            column: 0,
-            what: format!("the file has more than {FILE_MAX} bytes"),
-        }]));
-    }
-    let raw: RawPipeline = serde_saphyr::from_str_with_options(text, Options::default()).map_err(form)?;
-    let mut reader = Reader::default();
+    let raw: RawPipeline = mistakes::parse(text)?;
+    let mut reader = Reader { mistakes: Found::default() };
     let pipeline = reader.pipeline(raw);
-    let Reader { mut mistakes } = reader;
-    mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
-    mistakes.truncate(MISTAKES_MAX);
-    match pipeline {
-        Some(pipeline) if mistakes.is_empty() => Ok(pipeline),
-        Some(_) | None => Err(Mistakes(mistakes)),
-    }
+    reader.mistakes.or(pipeline)
 }
 
-fn form(error: serde_saphyr::Error) -> Mistakes {
-    let (line, column) = error.location().map_or((0, 0), |at| (at.line(), at.column()));
-    let text = error.without_snippet().to_string();
-    // The library says the place as well, and what its own caller could do, behind what is wrong.
-    let what = text.lines().next().unwrap_or_default();
-    let ends = [" at line ", "; use ", ", set "];
-    let end = ends.iter().filter_map(|end| what.find(end)).min().unwrap_or(what.len());
-    let what =
-        what[..end].replace("invalid u32", "not a whole number").replace("invalid u8", "not a whole number up to 255");
-    Mistakes(vec![Mistake { line, column, what }])
-}
-
-/// Collects mistakes.
-#[derive(Default)]
 struct Reader {
-    mistakes: Vec<Mistake>,
+    mistakes: Found,
 }
 
 impl Reader {
     fn wrong(&mut self, at: Location, what: String) {
-        self.mistakes.push(Mistake { line: at.line(), column: at.column(), what });
+        self.mistakes.wrong(at, what);
     }
 
     fn name<T: FromStr<Err = NameError>>(&mut self, key: &str, text: &Spanned<String>) -> Option<T> {
-        match text.value.parse() {
-            Ok(name) => Some(name),
-            Err(error) => {
-                self.wrong(text.referenced, format!("{key} {error}"));
-                None
-            }
-        }
+        self.mistakes.name(key, text)
     }
 
     fn names<'a>(&mut self, key: &str, texts: impl IntoIterator<Item = &'a Spanned<String>>) -> BTreeSet<Word> {
@@ -456,6 +393,7 @@ fn time(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::mistakes::FILE_MAX;
 
     const GOOD: &str = "\
 pipeline: foo

@@ -96,6 +96,10 @@ local function end_job(job, outcome)
   if release then
     wake(release)
   end
+  local order = redis.call('HGET', key('job:' .. job), 'order')
+  if order then
+    wake_order(order)
+  end
 end
 
 -- Enters a new job where jobs are looked for, and takes out a few that are forgotten: of each index, as many at a time as keep

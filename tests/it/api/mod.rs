@@ -132,6 +132,7 @@ impl Service {
             public_url: "https://host.docker.internal:8443".into(),
             ca: concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into(),
             release_retention: Duration::from_secs(3600),
+            order_parallel: 4,
             feed_at_start: false,
             metrics: metrics.clone(),
         });

@@ -156,6 +156,7 @@ fn record(id: JobId) -> Record {
         reason: None,
         superseded_by: None,
         release: None,
+        order: None,
         created_ms: 0,
         locked_ms: None,
         started_ms: None,

@@ -1,0 +1,424 @@
+//! Orders: given, looked at when something has happened, and written with all that follows.
+//!
+//! ```text
+//!  a person ─▶ order, cancel, retry ─┐
+//!  a job of it has ended ────────────┼─▶ read order, deployed, facts ─▶ model::order::rule ─▶ order.lua ─▶ supervise
+//!  another order has ended ──────────┘                                                           RACED: read again
+//! ```
+//!
+//! There is one way for all of it, on any dispatcher. What has to be drawn for the vault is drawn here, and recorded, sealed, in the step in
+//! which the job that hands it over is begun.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use serde_json::{Map, Value};
+
+use super::{Dispatcher, Refusal, Start};
+use crate::clock;
+use crate::model::app::Secret;
+use crate::model::ids::{Action, DeploymentId, JobId, Word};
+use crate::model::job::WhenBusy;
+use crate::model::order::environment::Environment;
+use crate::model::order::file::variable;
+use crate::model::order::plan::{Plan, plan};
+use crate::model::order::rule::{self, ACTIONS, Launch, Told};
+use crate::model::order::{APP, Order, OrderId, Spec, with_values};
+use crate::pepper::JobSecrets;
+use crate::store::{NewJob, OrderWrite, OrderWritten, Recorded, StoreError, StoredEnvironment, StoredOrder};
+
+/// So often an order that others change all the time is read again.
+const TRIES: usize = 20;
+/// So many orders are looked at beside each other.
+const AT_ONCE: usize = 8;
+/// How long to wait when nothing is known to be due.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// How long to wait after trouble, and for a memory that is being rebuilt.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Why an order is not given or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderRefusal {
+    /// There is no such order.
+    #[error("there is no such order")]
+    Unknown,
+    /// There is no such environment.
+    #[error("there is no environment {0}; lockstep environment add registers one")]
+    UnknownEnvironment(Word),
+    /// It has no such mode.
+    #[error("environment {environment} has no mode {mode}; it has {}", .modes.join(", "))]
+    UnknownMode {
+        /// The environment.
+        environment: Word,
+        /// The mode that it has not.
+        mode: Word,
+        /// Those that it has.
+        modes: Vec<String>,
+    },
+    /// The plan shows why not.
+    #[error("{}", .0.join("\n"))]
+    Problems(Vec<String>),
+    /// What people may not do to it.
+    #[error(transparent)]
+    Refused(#[from] rule::Refused),
+    /// The `Idempotency-Key` was used with another request.
+    #[error("this Idempotency-Key was used with another request")]
+    KeyReused,
+    /// `runner.actions` lacks some of what orders need.
+    #[error("runner.actions lacks {}", .0.join(", "))]
+    NoActions(Vec<String>),
+    /// What any request may meet.
+    #[error(transparent)]
+    Other(#[from] Refusal),
+}
+
+impl From<StoreError> for OrderRefusal {
+    fn from(error: StoreError) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+/// An order that somebody gives.
+pub struct NewOrder {
+    /// What it asks for.
+    pub spec: Spec,
+    /// The file that it was written in.
+    pub file: String,
+    /// The set of hosts and variables.
+    pub mode: Word,
+    /// Who gives it.
+    pub by: Word,
+    /// `Idempotency-Key` of the request.
+    pub idempotency_key: Option<String>,
+}
+
+/// What a person wants of an order.
+#[derive(Debug, Clone)]
+pub enum OrderCommand {
+    /// End it.
+    Cancel {
+        /// Who.
+        by: Word,
+        /// Why.
+        reason: String,
+    },
+    /// Try again what has not succeeded.
+    Retry {
+        /// Who.
+        by: Word,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What is written.
+struct Draft<'a> {
+    order: Order,
+    told: Vec<Told>,
+    revision: u64,
+    woken: u64,
+    older: bool,
+    file: &'a str,
+    idempotency: Option<(&'a str, &'a str)>,
+}
+
+enum Settled {
+    Done(Box<Order>),
+    Raced,
+    Exists(u64),
+}
+
+impl Dispatcher {
+    /// Registers an environment; whether it is new.
+    pub async fn register_environment(
+        &self,
+        environment: &Environment,
+        file: &str,
+        by: &str,
+    ) -> Result<Recorded, Refusal> {
+        Ok(self.noting(self.parts.store.set_environment(environment, file, by).await)?)
+    }
+
+    /// An environment, and what is known of it.
+    pub async fn environment(&self, name: &Word) -> Result<StoredEnvironment, OrderRefusal> {
+        let found = self.noting(self.parts.store.environment(name).await)?;
+        found.ok_or_else(|| OrderRefusal::UnknownEnvironment(name.clone()))
+    }
+
+    /// How an order differs from what is deployed. `commits` are those that are known.
+    pub async fn plan_order(
+        &self,
+        spec: &Spec,
+        mode: &Word,
+        commits: &BTreeMap<Word, String>,
+    ) -> Result<(Plan, StoredEnvironment), OrderRefusal> {
+        self.check_open()?;
+        let stored = self.environment(&spec.environment).await?;
+        let Some(hosts) = stored.environment.modes.get(mode) else {
+            return Err(OrderRefusal::UnknownMode {
+                environment: spec.environment.clone(),
+                mode: mode.clone(),
+                modes: stored.environment.modes.keys().map(ToString::to_string).collect(),
+            });
+        };
+        let (deployed, vault) = stored.modes.get(mode).cloned().unwrap_or_default();
+        Ok((plan(spec, (mode, hosts), &deployed, &vault, commits), stored))
+    }
+
+    /// Gives an order: refused where the plan shows that it cannot be carried out.
+    pub async fn give_order(self: &Arc<Self>, new: NewOrder) -> Result<StoredOrder, OrderRefusal> {
+        let known = &self.parts.runner.actions;
+        let lacking = ACTIONS.iter().filter(|action| !known.keys().any(|known| known.as_str() == **action));
+        let lacking: Vec<String> = lacking.map(|action| (*action).to_owned()).collect();
+        if !lacking.is_empty() {
+            return Err(OrderRefusal::NoActions(lacking));
+        }
+        let digest = self.parts.pepper.request_digest(&format!("{}\0{}", new.mode, new.file));
+        let idempotency = new.idempotency_key.as_deref().map(|key| (key, digest.as_str()));
+        for _ in 0..TRIES {
+            let (plan, stored) = self.plan_order(&new.spec, &new.mode, &BTreeMap::new()).await?;
+            // One that was given already is not planned again.
+            if !plan.problems.is_empty() && idempotency.is_none() {
+                return Err(OrderRefusal::Problems(plan.problems));
+            }
+            let now_ms = self.noting(self.parts.store.now_ms().await)?;
+            let id = OrderId { environment: new.spec.environment.clone(), number: stored.newest + 1 };
+            let order = Order::new(id.clone(), new.mode.clone(), new.spec.clone(), new.by.clone(), now_ms);
+            let told = rule::given(&order);
+            let draft = Draft { order, told, revision: 0, woken: 0, older: false, file: &new.file, idempotency };
+            match self.settle_order(draft).await {
+                Ok(Settled::Done(order)) => {
+                    tracing::info!(order = %order.id, mode = %order.mode, by = %order.by, "order given");
+                    return self.seen_order(&order.id).await;
+                }
+                Ok(Settled::Raced) => {}
+                Ok(Settled::Exists(number)) => {
+                    return self.seen_order(&OrderId { environment: id.environment, number }).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Refusal::NotReady("orders are being given to this environment all the time").into())
+    }
+
+    /// An order.
+    pub async fn seen_order(&self, id: &OrderId) -> Result<StoredOrder, OrderRefusal> {
+        self.noting(self.parts.store.order(id).await)?.ok_or(OrderRefusal::Unknown)
+    }
+
+    /// Changes an order as a person wants, and carries out what follows.
+    pub async fn change_order(
+        self: &Arc<Self>,
+        id: &OrderId,
+        command: &OrderCommand,
+    ) -> Result<StoredOrder, OrderRefusal> {
+        self.check_open()?;
+        self.transact_order(id, Some(command)).await?;
+        self.seen_order(id).await
+    }
+
+    /// Reads an order, changes it if it is told to, takes it as far as it goes, and writes it.
+    async fn transact_order(
+        self: &Arc<Self>,
+        id: &OrderId,
+        command: Option<&OrderCommand>,
+    ) -> Result<(), OrderRefusal> {
+        for _ in 0..TRIES {
+            let stored = self.seen_order(id).await?;
+            let mut order = stored.order;
+            let told = match command {
+                None => Vec::new(),
+                Some(OrderCommand::Cancel { by, reason }) => rule::cancel(&mut order, by, reason)?,
+                Some(OrderCommand::Retry { by, reason }) => {
+                    let newest = self.environment(&id.environment).await?.newest;
+                    rule::retry(&mut order, newest, by, reason)?
+                }
+            };
+            let draft = Draft {
+                order,
+                told,
+                revision: stored.revision,
+                woken: stored.woken,
+                older: !stored.of_this_memory,
+                file: "",
+                idempotency: None,
+            };
+            match self.settle_order(draft).await? {
+                Settled::Done(_) => return Ok(()),
+                Settled::Raced => {}
+                Settled::Exists(_) => return Err(OrderRefusal::Unknown),
+            }
+        }
+        Err(Refusal::NotReady("the order is being changed by others all the time").into())
+    }
+
+    /// Takes an order as far as it goes, and writes it with all that follows.
+    async fn settle_order(self: &Arc<Self>, draft: Draft<'_>) -> Result<Settled, OrderRefusal> {
+        let store = &self.parts.store;
+        let mut order = draft.order;
+        let (mut facts, before) = self.noting(store.order_facts(&order, self.parts.order_parallel).await)?;
+        facts.older = draft.older;
+        if draft.revision == 0 {
+            facts.newest = facts.newest.max(order.id.number);
+        }
+        let mut deployed = before.clone();
+        let change = rule::advance(&mut order, &mut deployed, &facts, &mut clock::draw_job_id);
+        let drawn: BTreeMap<Word, Secret> = change
+            .generate
+            .iter()
+            .map(|name| (name.clone(), Secret::new(format!("{}{}", clock::draw_name(), clock::draw_name()))))
+            .collect();
+        let mut jobs = Vec::with_capacity(change.launches.len());
+        for launch in change.launches {
+            jobs.push(self.job_of(&order, launch, &drawn).await?);
+        }
+        let (environment, mode) = (&order.id.environment, &order.mode);
+        let seal = |(name, value): (&Word, &Secret)| {
+            (name.clone(), self.parts.pepper.seal_variable(environment, mode, name, value))
+        };
+        let drawn = drawn.iter().map(seal).collect();
+        let write = OrderWrite {
+            order: &order,
+            revision: draft.revision,
+            woken: draft.woken,
+            due_ms: rule::due_ms(&order, facts.now_ms),
+            holds: rule::holds(&order),
+            deployed: (deployed != before).then_some(&deployed),
+            retention_ms: u64::try_from(self.parts.release_retention.as_millis()).unwrap_or(u64::MAX >> 12),
+            file: draft.file,
+            idempotency: draft.idempotency,
+            told: draft.told.iter().chain(&change.told).map(|told| written(&order, told)).collect(),
+            drawn: &drawn,
+            jobs: &jobs,
+        };
+        let held = match self.noting(store.write_order(&write).await)? {
+            OrderWritten::Done(held) => held,
+            OrderWritten::Raced => return Ok(Settled::Raced),
+            OrderWritten::Exists(number) => return Ok(Settled::Exists(number)),
+            OrderWritten::KeyReused => return Err(OrderRefusal::KeyReused),
+        };
+        for held in held {
+            tracing::info!(order = %order.id, job.id = %held.job(), inventory = %held.inventory(), "a job of an order");
+            self.supervise(held, Start::Fresh);
+        }
+        for job in change.cancel {
+            // Repeated with each look until the job has ended, so one that does not come through is made good.
+            if let Err(error) = self.cancel(job, order.by.as_str()).await {
+                tracing::warn!(order = %order.id, job.id = %job, %error, "a job of a canceled order could not be told to end");
+            }
+        }
+        Ok(Settled::Done(Box::new(order)))
+    }
+
+    /// A job as it is recorded: with the values of the vault that it hands over, sealed, and all of them masked in its output.
+    async fn job_of(
+        &self,
+        order: &Order,
+        launch: Launch,
+        drawn: &BTreeMap<Word, Secret>,
+    ) -> Result<NewJob, OrderRefusal> {
+        let Launch { job, lock, action, mut vars, values } = launch;
+        let names: BTreeSet<Word> = values.values().flatten().cloned().collect();
+        let secrets = if names.is_empty() { BTreeMap::new() } else { self.open_vault(order, &names, drawn).await? };
+        for (service, names) in &values {
+            let of = names.iter().filter_map(|name| {
+                let value = secrets.get(name)?.expose().to_owned();
+                Some((variable(name), Value::String(value)))
+            });
+            with_values(&mut vars, service, Map::from_iter(of));
+        }
+        let masks = secrets.into_values().collect();
+        Ok(NewJob {
+            id: job,
+            deployment_id: app(),
+            inventory: lock,
+            action: action.parse::<Action>().expect("a constant that is a name"),
+            when_busy: WhenBusy::Fifo,
+            sealed: self.seal_of(job, vars, masks),
+            idempotency: None,
+        })
+    }
+
+    fn seal_of(&self, job: JobId, vars: Map<String, Value>, masks: Vec<Secret>) -> Vec<u8> {
+        self.parts.pepper.seal(job, &JobSecrets { vars, masks })
+    }
+
+    /// The values of variables: those just drawn, and those that the vault has.
+    async fn open_vault(
+        &self,
+        order: &Order,
+        names: &BTreeSet<Word>,
+        drawn: &BTreeMap<Word, Secret>,
+    ) -> Result<BTreeMap<Word, Secret>, OrderRefusal> {
+        let (environment, mode) = (&order.id.environment, &order.mode);
+        let sealed = self.noting(self.parts.store.vault(environment, mode, names).await)?;
+        let mut open: BTreeMap<Word, Secret> = BTreeMap::new();
+        for name in names {
+            let value = match (sealed.get(name), drawn.get(name)) {
+                (Some(sealed), _) => self.parts.pepper.open_variable(environment, mode, name, sealed),
+                (None, drawn) => drawn.cloned(),
+            };
+            let what = "a variable of the vault cannot be read (was the pepper changed?)";
+            open.insert(name.clone(), value.ok_or(Refusal::NotReady(what))?);
+        }
+        Ok(open)
+    }
+
+    /// Looks at orders whenever one is due, until the stop.
+    pub(super) async fn keep_ordering(self: Arc<Self>) {
+        let ordering = async {
+            let mut news = self.parts.store.any_order_news();
+            loop {
+                if self.check_open().is_err() {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+                news.mark_unchanged();
+                let pause = match self.noting(self.parts.store.due_orders().await) {
+                    Ok((due, next)) if due.is_empty() => next.map_or(LOOK_AGAIN, Duration::from_millis).min(LOOK_AGAIN),
+                    Ok((due, _)) => {
+                        let looks =
+                            futures::stream::iter(due).map(|id| self.look_at_order(id)).buffer_unordered(AT_ONCE);
+                        if looks.fold(true, |all, good| std::future::ready(all && good)).await {
+                            continue;
+                        }
+                        PAUSE
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "it is not known which orders are due");
+                        PAUSE
+                    }
+                };
+                let _ = tokio::time::timeout(pause, news.changed()).await;
+            }
+        };
+        self.stop.run_until_cancelled(ordering).await;
+    }
+
+    /// Takes an order as far as it goes; false: there was trouble, and it stays due.
+    async fn look_at_order(self: &Arc<Self>, id: OrderId) -> bool {
+        match self.transact_order(&id, None).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(order = %id, %error, "an order is looked at again later");
+                false
+            }
+        }
+    }
+}
+
+/// The app under which jobs of orders are recorded.
+fn app() -> DeploymentId {
+    APP.parse().expect("a constant that is a name")
+}
+
+/// An event as it is kept.
+fn written(order: &Order, told: &Told) -> (String, String) {
+    let mut data = told.data.clone();
+    data.insert("environment".into(), order.id.environment.as_str().into());
+    data.insert("order".into(), order.id.number.into());
+    data.insert("mode".into(), order.mode.as_str().into());
+    (told.what.clone(), Value::Object(data).to_string())
+}

@@ -1,0 +1,102 @@
+//! What is wrong with a file that people write: YAML, checked as a whole, with every mistake named by line and key.
+//!
+//! Two passes: [`parse`] takes what has the right form, with the place of each thing; a reader makes a value of it and collects all that
+//! is wrong in [`Found`]. What is read is bounded, so that a file whose aliases multiply costs nothing.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::DeserializeOwned;
+use serde_saphyr::{Location, Options, Spanned};
+
+use super::ids::NameError;
+
+/// The longest file that is read, in bytes.
+pub const FILE_MAX: usize = 256 * 1024;
+/// The most mistakes that are told at once.
+const MISTAKES_MAX: usize = 20;
+
+/// What is wrong with a file, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// Line and column, counted from 1; 0: unknown.
+    pub line: u64,
+    /// See `line`.
+    pub column: u64,
+    /// What, with the key that it is about.
+    pub what: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => f.write_str(&self.what),
+            line => write!(f, "line {line}, column {}: {}", self.column, self.what),
+        }
+    }
+}
+
+/// All that is wrong with a file; never empty.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct Mistakes(pub Vec<Mistake>);
+
+/// Takes what has the right form.
+///
+/// # Errors
+/// What is wrong with the form: the first such place.
+pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Mistakes> {
+    if text.len() > FILE_MAX {
+        let what = format!("the file has more than {FILE_MAX} bytes");
+        return Err(Mistakes(vec![Mistake { line: 0, column: 0, what }]));
+    }
+    serde_saphyr::from_str_with_options(text, Options::default()).map_err(form)
+}
+
+fn form(error: serde_saphyr::Error) -> Mistakes {
+    let (line, column) = error.location().map_or((0, 0), |at| (at.line(), at.column()));
+    let text = error.without_snippet().to_string();
+    // The library says the place as well, and what its own caller could do, behind what is wrong.
+    let what = text.lines().next().unwrap_or_default();
+    let ends = [" at line ", "; use ", ", set "];
+    let end = ends.iter().filter_map(|end| what.find(end)).min().unwrap_or(what.len());
+    let what =
+        what[..end].replace("invalid u32", "not a whole number").replace("invalid u8", "not a whole number up to 255");
+    Mistakes(vec![Mistake { line, column, what }])
+}
+
+/// What was found wrong so far.
+#[derive(Default)]
+pub struct Found(Vec<Mistake>);
+
+impl Found {
+    /// Something is wrong here.
+    pub fn wrong(&mut self, at: Location, what: String) {
+        self.0.push(Mistake { line: at.line(), column: at.column(), what });
+    }
+
+    /// Reads a name; none: it is no name, which is noted.
+    pub fn name<T: FromStr<Err = NameError>>(&mut self, key: &str, text: &Spanned<String>) -> Option<T> {
+        match text.value.parse() {
+            Ok(name) => Some(name),
+            Err(error) => {
+                self.wrong(text.referenced, format!("{key} {error}"));
+                None
+            }
+        }
+    }
+
+    /// What was read, if nothing was found wrong.
+    ///
+    /// # Errors
+    /// All that was found, in the order of the file.
+    pub fn or<T>(self, read: Option<T>) -> Result<T, Mistakes> {
+        let Self(mut mistakes) = self;
+        mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
+        mistakes.truncate(MISTAKES_MAX);
+        match read {
+            Some(read) if mistakes.is_empty() => Ok(read),
+            Some(_) | None => Err(Mistakes(mistakes)),
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Environments: where orders are carried out. Operators register them: hosts by mode, what each holds, and how it is reached.
+//!
+//! ```yaml
+//! environment: "3"
+//! modes:
+//!   production:
+//!     hosts:
+//!       - name: host-a
+//!         address: 10.1.2.3           # how runner containers and the proxy reach it
+//!         user: deploy
+//!         host_key: ssh-ed25519 AAAA… # without it, the known_hosts that is mounted into runner containers counts
+//!         key: id_ed25519             # a file in their ~/.ssh; without it, ssh's own choice
+//!         memory: 2048                # room for services, in MiB
+//!     proxy: {host: host-a, port: 8080}
+//!     ports: [20000, 20999]
+//!     variables: {LOG_LEVEL: info}
+//! ```
+//!
+//! Each of these values reaches a command line or a variable of Ansible's own, so the rule for each is narrow.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_saphyr::Spanned;
+
+use super::file::{RESERVED, is_domain};
+use crate::model::ids::Word;
+use crate::model::mistakes::{self, Found, Mistakes};
+
+/// The most hosts of a mode.
+const HOSTS_MAX: usize = 200;
+/// The most modes of an environment.
+const MODES_MAX: usize = 16;
+/// The most variables of a mode, and the longest value in bytes.
+const VARIABLES_MAX: (usize, usize) = (200, 4096);
+
+/// A host, and how it is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Host {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: Word,
+    /// Its name or address in the network.
+    pub address: String,
+    /// The port of its sshd.
+    pub port: u16,
+    /// Who services belong to on it.
+    #[schema(value_type = String)]
+    pub user: Word,
+    /// The private key's file in the `~/.ssh` of runner containers; none: ssh's own choice.
+    #[schema(value_type = Option<String>)]
+    pub key: Option<Word>,
+    /// Its public key; none: the mounted known_hosts counts.
+    pub host_key: Option<String>,
+    /// Room for services, in MiB.
+    pub memory: u32,
+}
+
+/// The proxy of a mode.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Proxy {
+    /// The host that it is on.
+    #[schema(value_type = String)]
+    pub host: Word,
+    /// Where it listens.
+    pub port: u16,
+}
+
+/// A set of hosts and variables.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Mode {
+    /// Where services may go, in the order of the file.
+    pub hosts: Vec<Host>,
+    /// Who leads to them.
+    pub proxy: Proxy,
+    /// The ports that services may have, both ends included.
+    pub ports: (u16, u16),
+    /// What every service is told.
+    pub variables: BTreeMap<String, String>,
+}
+
+impl Mode {
+    /// A host.
+    pub fn host(&self, name: &Word) -> Option<&Host> {
+        self.hosts.iter().find(|host| host.name == *name)
+    }
+}
+
+/// An environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Environment {
+    /// Its id.
+    pub id: Word,
+    /// Its modes.
+    pub modes: BTreeMap<Word, Mode>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawEnvironment {
+    environment: Spanned<String>,
+    modes: Spanned<BTreeMap<String, Spanned<RawMode>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMode {
+    hosts: Spanned<Vec<Spanned<RawHost>>>,
+    proxy: Spanned<RawProxy>,
+    ports: Option<Spanned<(u16, u16)>>,
+    #[serde(default)]
+    variables: BTreeMap<String, Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawProxy {
+    host: Spanned<String>,
+    port: Option<Spanned<u16>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawHost {
+    name: Spanned<String>,
+    address: Spanned<String>,
+    port: Option<Spanned<u16>>,
+    user: Spanned<String>,
+    key: Option<Spanned<String>>,
+    host_key: Option<Spanned<String>>,
+    memory: Spanned<u32>,
+}
+
+/// Reads an environment.
+///
+/// # Errors
+/// Every mistake, in the order of the file; the form comes first.
+pub fn read(text: &str) -> Result<Environment, Mistakes> {
+    let raw: RawEnvironment = mistakes::parse(text)?;
+    let mut found = Found::default();
+    let environment = environment(&raw, &mut found);
+    found.or(environment)
+}
+
+fn environment(raw: &RawEnvironment, found: &mut Found) -> Option<Environment> {
+    let id = found.name("environment", &raw.environment);
+    if raw.modes.value.is_empty() || raw.modes.value.len() > MODES_MAX {
+        found.wrong(raw.modes.referenced, format!("modes must be 1 to {MODES_MAX}"));
+    }
+    let mut modes = BTreeMap::new();
+    for (name, raw) in &raw.modes.value {
+        match name.parse::<Word>() {
+            Ok(name) => {
+                modes.extend(mode(&raw.value, found).map(|mode| (name, mode)));
+            }
+            Err(error) => found.wrong(raw.referenced, format!("modes: the name of a mode {error}")),
+        }
+    }
+    Some(Environment { id: id?, modes })
+}
+
+fn mode(raw: &RawMode, found: &mut Found) -> Option<Mode> {
+    if raw.hosts.value.is_empty() || raw.hosts.value.len() > HOSTS_MAX {
+        found.wrong(raw.hosts.referenced, format!("hosts must be 1 to {HOSTS_MAX}"));
+    }
+    let mut hosts: Vec<Host> = Vec::new();
+    for raw in &raw.hosts.value {
+        let Some(host) = host(&raw.value, found) else { continue };
+        if hosts.iter().any(|other| other.name == host.name) {
+            found.wrong(raw.value.name.referenced, format!("name: there are two hosts of the name {}", host.name));
+        }
+        hosts.push(host);
+    }
+    let proxy: Option<Word> = found.name("proxy: host", &raw.proxy.value.host);
+    if let Some(proxy) = &proxy
+        && !raw.hosts.value.iter().any(|host| host.value.name.value == proxy.as_str())
+    {
+        found.wrong(raw.proxy.value.host.referenced, format!("proxy: host: {proxy} is none of the hosts"));
+    }
+    let ports = raw.ports.as_ref().map_or((20_000, 20_999), |ports| ports.value);
+    if let Some(given) = &raw.ports
+        && (ports.0 < 1024 || ports.0 > ports.1)
+    {
+        found.wrong(given.referenced, "ports must be two ports from 1024, the lower one first".into());
+    }
+    let port = raw.proxy.value.port.as_ref().map_or(8080, |port| port.value);
+    if let Some(given) = &raw.proxy.value.port
+        && (port == 0 || (ports.0..=ports.1).contains(&port))
+    {
+        found.wrong(given.referenced, "port must not be 0, nor one of those that services may have".into());
+    }
+    let (many, long) = VARIABLES_MAX;
+    if raw.variables.len() > many {
+        found.wrong(raw.hosts.referenced, format!("variables must be at most {many}"));
+    }
+    for (name, value) in &raw.variables {
+        if !is_variable(name) || RESERVED.contains(&name.as_str()) {
+            found.wrong(
+                value.referenced,
+                format!(
+                    "variables: {name:?} must be letters, digits and '_', and none that Lockstep sets, such as PORT"
+                ),
+            );
+        }
+        if value.value.len() > long || value.value.contains('\0') {
+            found.wrong(value.referenced, format!("variables: {name} must have at most {long} bytes, none of them 0"));
+        }
+    }
+    let variables = raw.variables.iter().map(|(name, value)| (name.clone(), value.value.clone())).collect();
+    Some(Mode { hosts, proxy: Proxy { host: proxy?, port }, ports, variables })
+}
+
+fn host(raw: &RawHost, found: &mut Found) -> Option<Host> {
+    let name = found.name("name", &raw.name);
+    let user = found.name("user", &raw.user);
+    let key = raw.key.as_ref().and_then(|key| found.name("key", key));
+    let address = &raw.address;
+    if !is_domain(&address.value) && address.value.parse::<std::net::IpAddr>().is_err() {
+        found.wrong(address.referenced, "address must be a host name or an IP address".into());
+    }
+    if let Some(port) = &raw.port
+        && port.value == 0
+    {
+        found.wrong(port.referenced, "port must not be 0".into());
+    }
+    if let Some(key) = &raw.host_key
+        && !is_host_key(&key.value)
+    {
+        found.wrong(
+            key.referenced,
+            "host_key must be a public key of the host as in its ssh_host_*_key.pub: ssh-ed25519 AAAA…".into(),
+        );
+    }
+    if !(16..=16 * 1024 * 1024).contains(&raw.memory.value) {
+        found.wrong(raw.memory.referenced, "memory must be 16 to 16777216 MiB".into());
+    }
+    let host_key = raw.host_key.as_ref().map(|key| {
+        // Without the comment behind it.
+        key.value.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
+    });
+    Some(Host {
+        name: name?,
+        address: address.value.clone(),
+        port: raw.port.as_ref().map_or(22, |port| port.value),
+        user: user?,
+        key,
+        host_key,
+        memory: raw.memory.value,
+    })
+}
+
+/// Whether a process can have an environment variable of that name, and may be given it here.
+pub(super) fn is_variable(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    let first = bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+    first && name.len() <= 64 && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+fn is_host_key(text: &str) -> bool {
+    let mut words = text.split_whitespace();
+    let kind = words.next().unwrap_or_default();
+    let key = words.next().unwrap_or_default();
+    let one_line = !text.contains(['\n', '\r']);
+    let known = ["ssh-ed25519", "ssh-rsa"].contains(&kind) || kind.starts_with("ecdsa-sha2-nistp");
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+    one_line && known && text.len() <= 2048 && key.len() >= 16 && key.bytes().all(plain)
+}

@@ -1,0 +1,661 @@
+//! What follows by itself for an order: the whole rule, without I/O and clock.
+//!
+//! [`advance`] is asked after every change and whenever something that it waits for may have happened. It takes order and what is
+//! deployed as far as the [`Facts`] allow, and says in a [`Change`] what is to be carried out together with the recording of them. Asked
+//! again with the same facts it changes nothing.
+//!
+//! ```text
+//!  domains    one job: every repository and host is reached, nothing else is touched before; the commits are known from then on
+//!  resources  one job, if a service has no port yet
+//!  variables  one job, if a service has not what the vault has for it; what is missing in the vault is drawn before
+//!  services   one job for each that differs, so many at a time; one that fails does not hold up the others
+//!  routes     one job, if routes or domains differ; then one for each service that is left over somewhere
+//! ```
+//!
+//! What a task has to do follows from what differs between order and what is deployed, not from what was done before: so a task that is
+//! done is not done again. Each job is tried once in an attempt; another attempt is somebody's word ([`retry`]).
+//!
+//! The first three tasks and the routes are what all services depend on: if one of their jobs does not succeed, the order has failed. A
+//! service that does not succeed leaves the order incomplete.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+
+use super::environment::Mode;
+use super::plan::{differences, domains, gone, place, routes, running};
+use super::{Deployed, Operation, Order, Run, Running, State, Task, TaskRun, TaskState, lock, vars};
+use crate::model::ids::{Inventory, JobId, Word};
+use crate::model::job::Outcome;
+use crate::model::release::rule::Ended;
+
+/// An order whose jobs run is looked at so often even if nobody says that they have ended, in milliseconds.
+const LOOK_AGAIN_MS: u64 = 30_000;
+/// As much is kept of what a job says of its failure, in bytes.
+const TROUBLE_MAX: usize = 1024;
+
+/// What is known besides the order and what is deployed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Facts {
+    /// Milliseconds since 1970.
+    pub now_ms: u64,
+    /// The number of the environment's newest order.
+    pub newest: u64,
+    /// The number of the order that holds the environment.
+    pub holder: Option<u64>,
+    /// The mode as it is registered now.
+    pub mode: Option<Mode>,
+    /// The variables that the vault of the mode has.
+    pub vault: BTreeSet<Word>,
+    /// Of the jobs whose end the order waits for, those that have ended.
+    pub ended: BTreeMap<JobId, Ended>,
+    /// How many services are deployed at a time.
+    pub parallel: usize,
+    /// Whether Redis came back older since the order was written.
+    pub older: bool,
+}
+
+/// An event to be told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Told {
+    /// What has happened, such as `services.finished`.
+    pub what: String,
+    /// What is to be said of it.
+    pub data: Map<String, Value>,
+}
+
+/// A job to be launched.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Launch {
+    /// Its id.
+    pub job: JobId,
+    /// Its lock.
+    pub lock: Inventory,
+    /// What it is to do.
+    pub action: &'static str,
+    /// Its variables, without the values of the vault.
+    pub vars: Map<String, Value>,
+    /// Which values of the vault each service is to be given by it.
+    pub values: BTreeMap<Word, BTreeSet<Word>>,
+}
+
+/// What is to be carried out in the step that records the order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Change {
+    /// In order.
+    pub told: Vec<Told>,
+    /// Each gets its lock, or waits for it.
+    pub launches: Vec<Launch>,
+    /// Variables of the vault to be drawn.
+    pub generate: BTreeSet<Word>,
+    /// Jobs that are to end.
+    pub cancel: Vec<JobId>,
+}
+
+/// Why a person's wish is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// There is nothing to end.
+    #[error("the order has ended: {0}")]
+    Over(&'static str),
+    /// There is nothing to try again.
+    #[error("only an order that is incomplete, failed or canceled can be tried again; this one is {0}")]
+    NotFailed(&'static str),
+    /// Something newer is wanted.
+    #[error("order {0} of this environment is newer; what an older one asks for can be given anew by its number")]
+    Newer(u64),
+}
+
+/// Takes an order as far as the facts allow. `draw` gives ids for jobs.
+pub fn advance(order: &mut Order, deployed: &mut Deployed, facts: &Facts, draw: &mut dyn FnMut() -> JobId) -> Change {
+    let mut rule = Rule { facts, draw, change: Change::default() };
+    rule.take_ends(order, deployed);
+    while rule.go_on(order, deployed) {}
+    rule.change
+}
+
+/// When it is to be looked at again although nothing has happened; none: never.
+pub fn due_ms(order: &Order, now_ms: u64) -> Option<u64> {
+    (!order.state.is_over()).then_some(now_ms + LOOK_AGAIN_MS)
+}
+
+/// Whether it holds its environment.
+pub fn holds(order: &Order) -> bool {
+    matches!(order.state, State::Running | State::Canceling)
+}
+
+/// Somebody ends an order.
+///
+/// # Errors
+/// It has ended.
+pub fn cancel(order: &mut Order, by: &Word, reason: &str) -> Result<Vec<Told>, Refused> {
+    if order.state.is_over() {
+        return Err(Refused::Over(order.state.word()));
+    }
+    if order.state == State::Canceling {
+        return Ok(Vec::new());
+    }
+    order.state = State::Canceling;
+    order.reason = Some(format!("canceled by {by}{}{reason}", if reason.is_empty() { "" } else { ": " }));
+    Ok(vec![told("canceling", json!({"by": by, "reason": reason}))])
+}
+
+/// Somebody has an order tried again: what has not succeeded, and what follows it.
+///
+/// # Errors
+/// It has not failed, or a newer one is there.
+pub fn retry(order: &mut Order, newest: u64, by: &Word, reason: &str) -> Result<Vec<Told>, Refused> {
+    if !matches!(order.state, State::Incomplete | State::Failed | State::Canceled) {
+        return Err(Refused::NotFailed(order.state.word()));
+    }
+    if newest > order.id.number {
+        return Err(Refused::Newer(newest));
+    }
+    let undone = order.tasks.iter().position(|task| task.state != TaskState::Done).unwrap_or(order.tasks.len());
+    for task in order.tasks.iter_mut().skip(undone) {
+        task.state = TaskState::Waiting;
+    }
+    order.state = State::Queued;
+    order.reason = None;
+    order.ended_ms = None;
+    order.attempt += 1;
+    Ok(vec![told("queued", json!({"by": by, "reason": reason, "attempt": order.attempt}))])
+}
+
+/// What is told of a new order.
+pub fn given(order: &Order) -> Vec<Told> {
+    vec![told("queued", json!({"by": order.by, "action": order.spec.action, "attempt": order.attempt}))]
+}
+
+fn told(what: &str, data: Value) -> Told {
+    let data = match data {
+        Value::Object(data) => data,
+        _ => Map::new(),
+    };
+    Told { what: what.to_owned(), data }
+}
+
+struct Rule<'a> {
+    facts: &'a Facts,
+    draw: &'a mut dyn FnMut() -> JobId,
+    change: Change,
+}
+
+/// What a step of a task has come to.
+enum Step {
+    /// Jobs run.
+    Waits,
+    /// There is nothing more to do; whether all of it succeeded.
+    Done(bool),
+    /// It cannot go on, and with it the order.
+    Failed(String),
+}
+
+impl Rule<'_> {
+    fn tell(&mut self, what: &str, data: Value) {
+        self.change.told.push(told(what, data));
+    }
+
+    /// Notes which jobs have ended, and what that means for what is deployed.
+    fn take_ends(&mut self, order: &mut Order, deployed: &mut Deployed) {
+        for at in 0..order.tasks.len() {
+            for run in 0..order.tasks[at].runs.len() {
+                let job = order.tasks[at].runs[run].job;
+                let Some(ended) = self.facts.ended.get(&job) else { continue };
+                if order.tasks[at].runs[run].outcome.is_some() {
+                    continue;
+                }
+                let task = order.tasks[at].task;
+                let trouble = self.effect(order, deployed, task, at, run, ended);
+                let run = &mut order.tasks[at].runs[run];
+                run.outcome = Some(if trouble.is_some() && ended.outcome == Outcome::Succeeded {
+                    Outcome::Failed
+                } else {
+                    ended.outcome
+                });
+                run.trouble = trouble;
+                if let Some(service) = &run.service {
+                    let all = json!({"task": task, "service": service, "operation": run.operation, "job": job, "outcome": run.outcome,
+                        "trouble": run.trouble, "result": result(run.outcome == Some(Outcome::Succeeded))});
+                    let what = format!("{}.{service}.finished", task.word());
+                    self.tell(&what, all);
+                }
+            }
+        }
+    }
+
+    /// What a job's end means; says what is wrong with it.
+    fn effect(
+        &mut self,
+        order: &mut Order,
+        deployed: &mut Deployed,
+        task: Task,
+        at: usize,
+        run: usize,
+        ended: &Ended,
+    ) -> Option<String> {
+        let run = order.tasks[at].runs[run].clone();
+        let good = ended.outcome == Outcome::Succeeded;
+        match (task, run.operation, &run.service) {
+            (Task::Domains, _, _) if good => {
+                deployed.domains.extend(domains(&order.spec, deployed));
+                for id in order.spec.services.keys() {
+                    let commit = text_of(&ended.outputs, "commits", id);
+                    match commit
+                        .filter(|commit| commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit()))
+                    {
+                        Some(commit) => {
+                            order.commits.insert(id.clone(), commit.to_ascii_lowercase());
+                        }
+                        None if order.commits.contains_key(id) => {}
+                        None => return Some(format!("the job did not say which commit service {id} is at")),
+                    }
+                }
+            }
+            (Task::Resources, _, _) if good => {
+                let ports = ended.outputs.get("ports");
+                for id in order.spec.services.keys() {
+                    let Some(placed) = deployed.services.get_mut(id) else { continue };
+                    let port = ports.and_then(|ports| ports.get(id.as_str())).and_then(Value::as_u64);
+                    match (placed.port, port.and_then(|port| u16::try_from(port).ok())) {
+                        (None, None) => return Some(format!("the job did not say which port service {id} has")),
+                        (None, port) => placed.port = port,
+                        (Some(_), _) => {}
+                    }
+                }
+            }
+            (Task::Variables, _, _) if good => {
+                for (id, service) in &order.spec.services {
+                    if let Some(placed) = deployed.services.get_mut(id) {
+                        placed.secrets = Some(service.variables.clone());
+                    }
+                }
+            }
+            (Task::Services, _, Some(id)) => {
+                let wanted = wanted(order, deployed, id);
+                if let (Some(placed), Some(wanted)) = (deployed.services.get_mut(id), wanted) {
+                    placed.doubtful = !good;
+                    if good {
+                        let before = placed.running.replace(wanted);
+                        placed.left_on.extend(before.map(|runs| runs.host));
+                        placed.left_on.remove(&placed.host);
+                    }
+                }
+            }
+            (Task::Routes, Operation::Remove, Some(id)) if good => {
+                if let Some(host) = &run.host {
+                    forget(order, deployed, id, host);
+                }
+            }
+            (Task::Routes, Operation::Configure, _) if good => {
+                deployed.routes = routes(&order.spec, deployed);
+                deployed.domains = domains(&order.spec, deployed);
+            }
+            _ => {}
+        }
+        (!good).then(|| trouble_of(ended))
+    }
+
+    fn go_on(&mut self, order: &mut Order, deployed: &mut Deployed) -> bool {
+        match order.state {
+            State::Queued if self.facts.newest > order.id.number => self.end(
+                order,
+                State::Superseded,
+                Some(format!("order {}/{} is newer", order.id.environment, self.facts.newest)),
+            ),
+            State::Queued if self.facts.holder.is_none_or(|holder| holder == order.id.number) => {
+                self.begin(order, deployed);
+                true
+            }
+            State::Queued => false,
+            State::Canceling => {
+                self.change.cancel = order.busy_jobs();
+                self.change.cancel.is_empty() && {
+                    for task in order.tasks.iter_mut().filter(|task| task.state == TaskState::Running) {
+                        task.state = TaskState::Failed;
+                    }
+                    let reason = order.reason.clone();
+                    self.end(order, State::Canceled, reason)
+                }
+            }
+            State::Running => self.carry_out(order, deployed),
+            State::Succeeded | State::Incomplete | State::Failed | State::Canceled | State::Superseded => false,
+        }
+    }
+
+    fn begin(&mut self, order: &mut Order, deployed: &mut Deployed) {
+        order.state = State::Running;
+        order.started_ms = Some(self.facts.now_ms);
+        self.tell("started", json!({"attempt": order.attempt}));
+        let Some(mode) = self.facts.mode.clone() else {
+            let reason = format!("environment {} has no mode {} any more", order.id.environment, order.mode);
+            self.end(order, State::Failed, Some(reason));
+            return;
+        };
+        let mut placed = deployed.clone();
+        let problems = place(&order.spec, &mode, &mut placed);
+        order.place = Some(mode);
+        if problems.is_empty() {
+            *deployed = placed;
+        } else {
+            self.end(order, State::Failed, Some(problems.join("; ")));
+        }
+    }
+
+    fn end(&mut self, order: &mut Order, state: State, reason: Option<String>) -> bool {
+        order.state = state;
+        order.ended_ms = Some(self.facts.now_ms);
+        order.reason = reason;
+        let good = matches!(state, State::Succeeded);
+        self.tell(
+            "finished",
+            json!({"state": state, "reason": order.reason, "attempt": order.attempt, "result": result(good)}),
+        );
+        true
+    }
+
+    fn carry_out(&mut self, order: &mut Order, deployed: &mut Deployed) -> bool {
+        let Some(mode) = order.place.clone() else { return false };
+        if self.facts.older && order.busy_jobs().is_empty() {
+            let reason = "Redis came back older than it was; try it again, which compares anew".to_owned();
+            return self.end(order, State::Failed, Some(reason));
+        }
+        let over = |state: TaskState| matches!(state, TaskState::Done | TaskState::Failed);
+        let Some(at) = order.tasks.iter().position(|task| !over(task.state)) else {
+            let failed: BTreeSet<String> =
+                order.failures().iter().filter_map(|run| run.service.as_ref().map(ToString::to_string)).collect();
+            if failed.is_empty() {
+                return self.end(order, State::Succeeded, None);
+            }
+            let all: Vec<String> = failed.into_iter().collect();
+            let reason =
+                format!("not as ordered: {} {}", if all.len() == 1 { "service" } else { "services" }, all.join(", "));
+            return self.end(order, State::Incomplete, Some(reason));
+        };
+        let task = order.tasks[at].task;
+        let newer = self.facts.newest > order.id.number;
+        if order.tasks[at].state == TaskState::Waiting {
+            if newer {
+                return self.superseded(order);
+            }
+            order.tasks[at].state = TaskState::Running;
+            self.tell(&format!("{}.started", task.word()), json!({"task": task, "n": at + 1, "of": Task::ALL.len()}));
+        }
+        let step = match task {
+            Task::Domains => self.domains(order, &mode, deployed, at),
+            Task::Resources => self.resources(order, &mode, deployed, at),
+            Task::Variables => self.variables(order, &mode, deployed, at),
+            Task::Services => self.services(order, &mode, deployed, at, newer),
+            Task::Routes => self.routes(order, &mode, deployed, at),
+        };
+        let (state, failure) = match step {
+            Step::Waits => return false,
+            Step::Done(true) => (TaskState::Done, None),
+            Step::Done(false) => (TaskState::Failed, None),
+            Step::Failed(why) => (TaskState::Failed, Some(why)),
+        };
+        order.tasks[at].state = state;
+        let good = state == TaskState::Done;
+        self.tell(
+            &format!("{}.finished", task.word()),
+            json!({"task": task, "n": at + 1, "of": Task::ALL.len(), "result": result(good), "trouble": failure}),
+        );
+        match failure {
+            Some(why) => self.end(order, State::Failed, Some(format!("task {}: {why}", task.word()))),
+            // A newer one has come, and services were left out because of it.
+            None if newer && task == Task::Services => self.superseded(order),
+            None => true,
+        }
+    }
+
+    fn superseded(&mut self, order: &mut Order) -> bool {
+        let by = format!("order {}/{} is newer", order.id.environment, self.facts.newest);
+        self.end(order, State::Superseded, Some(by))
+    }
+
+    /// A task of one job: launched once in an attempt, if it is needed.
+    fn one(
+        &mut self,
+        order: &mut Order,
+        at: usize,
+        needed: bool,
+        job: impl FnOnce(&mut Self) -> (Map<String, Value>, BTreeMap<Word, BTreeSet<Word>>),
+    ) -> Step {
+        let attempt = order.attempt;
+        let last = order.tasks[at]
+            .runs
+            .iter()
+            .rev()
+            .find(|run| run.attempt == attempt && run.operation == Operation::Configure);
+        match last.map(|run| (run.outcome, run.trouble.clone())) {
+            Some((None, _)) => Step::Waits,
+            Some((Some(Outcome::Succeeded), _)) => Step::Done(true),
+            Some((Some(outcome), trouble)) => {
+                Step::Failed(trouble.unwrap_or_else(|| format!("its job ended {outcome}")))
+            }
+            None if !needed => Step::Done(true),
+            None => {
+                let task = order.tasks[at].task;
+                let (vars, values) = job(self);
+                let lock = lock(&order.id.environment, None);
+                self.launch(
+                    &mut order.tasks[at],
+                    attempt,
+                    lock,
+                    action(task),
+                    vars,
+                    values,
+                    (None, Operation::Configure, None),
+                );
+                Step::Waits
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a job has that many parts, and this is the one place that makes one")]
+    fn launch(
+        &mut self,
+        task: &mut TaskRun,
+        attempt: u32,
+        lock: Inventory,
+        action: &'static str,
+        vars: Map<String, Value>,
+        values: BTreeMap<Word, BTreeSet<Word>>,
+        (service, operation, host): (Option<Word>, Operation, Option<Word>),
+    ) {
+        let job = (self.draw)();
+        if let Some(service) = &service {
+            let what = format!("{}.{service}.started", task.task.word());
+            self.tell(&what, json!({"task": task.task, "service": service, "operation": operation, "job": job}));
+        }
+        self.change.launches.push(Launch { job, lock, action, vars, values });
+        task.runs.push(Run { job, service, operation, host, outcome: None, trouble: None, attempt });
+    }
+
+    fn domains(&mut self, order: &mut Order, mode: &Mode, deployed: &Deployed, at: usize) -> Step {
+        let wanted = domains(&order.spec, deployed);
+        let known = order.spec.services.keys().all(|id| order.commits.contains_key(id));
+        let needed = !known || !wanted.is_subset(&deployed.domains);
+        let vars = vars::domains(order, mode, &wanted);
+        self.one(order, at, needed, |_| (vars, BTreeMap::new()))
+    }
+
+    fn resources(&mut self, order: &mut Order, mode: &Mode, deployed: &Deployed, at: usize) -> Step {
+        let port = |id| deployed.services.get(id).and_then(|placed| placed.port);
+        let needed = order.spec.services.keys().any(|id| port(id).is_none());
+        let vars = vars::resources(order, mode, deployed);
+        self.one(order, at, needed, |_| (vars, BTreeMap::new()))
+    }
+
+    fn variables(&mut self, order: &mut Order, mode: &Mode, deployed: &Deployed, at: usize) -> Step {
+        let lacking = order.spec.services.iter().filter_map(|(id, service)| {
+            let placed = deployed.services.get(id)?;
+            (placed.secrets.as_ref() != Some(&service.variables)).then(|| (id.clone(), placed.host.clone()))
+        });
+        let lacking: BTreeMap<Word, Word> = lacking.collect();
+        let values: BTreeMap<Word, BTreeSet<Word>> = lacking
+            .keys()
+            .filter_map(|id| Some((id.clone(), order.spec.services.get(id)?.variables.clone())))
+            .collect();
+        let vars = vars::variables(order, mode, &lacking);
+        self.one(order, at, !lacking.is_empty(), |rule| {
+            let missing = values.values().flatten().filter(|name| !rule.facts.vault.contains(*name)).cloned();
+            rule.change.generate.extend(missing);
+            (vars, values)
+        })
+    }
+
+    fn services(&mut self, order: &mut Order, mode: &Mode, deployed: &Deployed, at: usize, newer: bool) -> Step {
+        let attempt = order.attempt;
+        let of_attempt = |order: &Order, id: &Word| {
+            let mut runs = order.tasks[at].runs.iter().filter(|run| run.attempt == attempt);
+            runs.any(|run| run.service.as_ref() == Some(id))
+        };
+        let ids: Vec<Word> = order.spec.services.keys().cloned().collect();
+        for id in ids {
+            if newer || self.busy(order, at) >= self.facts.parallel.max(1) {
+                break;
+            }
+            let Some(wanted) = wanted(order, deployed, &id) else { continue };
+            let Some(placed) = deployed.services.get(&id) else { continue };
+            let same = placed.running.as_ref().is_some_and(|runs| differences(runs, &wanted).is_empty());
+            if of_attempt(order, &id) || (same && !placed.doubtful) {
+                continue;
+            }
+            let vars = vars::deploy(order, mode, &id, &wanted);
+            // It is told of no value, but its log may show one.
+            let values = BTreeMap::from([(id.clone(), wanted.variables.clone())]);
+            let lock = lock(&order.id.environment, Some(&id));
+            let what = (Some(id.clone()), Operation::Deploy, Some(wanted.host));
+            self.launch(&mut order.tasks[at], attempt, lock, action(Task::Services), vars, values, what);
+        }
+        self.done(order, at)
+    }
+
+    fn routes(&mut self, order: &mut Order, mode: &Mode, deployed: &mut Deployed, at: usize) -> Step {
+        let wanted = domains(&order.spec, deployed);
+        let needed = routes(&order.spec, deployed) != deployed.routes || wanted != deployed.domains;
+        let vars = vars::routes(order, mode, deployed, &wanted);
+        match self.one(order, at, needed, |_| (vars, BTreeMap::new())) {
+            Step::Done(true) => {}
+            step => return step,
+        }
+        for (id, host) in left_over(order, deployed) {
+            let attempt = order.attempt;
+            let mut runs = order.tasks[at].runs.iter().filter(|run| run.attempt == attempt);
+            if runs.any(|run| run.service.as_ref() == Some(&id) && run.host.as_ref() == Some(&host)) {
+                continue;
+            }
+            let Some(there) = mode.host(&host) else {
+                // Nobody can reach it any more.
+                forget(order, deployed, &id, &host);
+                self.tell(
+                    "left",
+                    json!({"service": id, "host": host, "reason": "the host is not registered any more"}),
+                );
+                continue;
+            };
+            if self.busy(order, at) >= self.facts.parallel.max(1) {
+                break;
+            }
+            let vars = vars::remove(order, mode, &id, there);
+            let lock = lock(&order.id.environment, Some(&id));
+            let what = (Some(id.clone()), Operation::Remove, Some(host));
+            self.launch(&mut order.tasks[at], attempt, lock, action(Task::Services), vars, BTreeMap::new(), what);
+        }
+        self.done(order, at)
+    }
+
+    fn busy(&self, order: &Order, at: usize) -> usize {
+        order.tasks[at].runs.iter().filter(|run| run.outcome.is_none()).count()
+    }
+
+    fn done(&self, order: &Order, at: usize) -> Step {
+        if self.busy(order, at) > 0 {
+            return Step::Waits;
+        }
+        let mut runs = order.tasks[at].runs.iter().filter(|run| run.attempt == order.attempt);
+        Step::Done(runs.all(|run| run.outcome == Some(Outcome::Succeeded)))
+    }
+}
+
+/// The action of a task, as in `runner.actions`.
+fn action(task: Task) -> &'static str {
+    match task {
+        Task::Domains => "order-domains",
+        Task::Resources => "order-resources",
+        Task::Variables => "order-variables",
+        Task::Services => "order-service",
+        Task::Routes => "order-routes",
+    }
+}
+
+/// All actions of orders.
+pub const ACTIONS: [&str; 5] = ["order-domains", "order-resources", "order-variables", "order-service", "order-routes"];
+
+fn wanted(order: &Order, deployed: &Deployed, id: &Word) -> Option<Running> {
+    let commit = order.commits.get(id).map(String::as_str);
+    running(&order.spec, &order.mode, order.place.as_ref()?, deployed, id, commit)
+}
+
+/// Services that lie where no route is to lead, and the host.
+fn left_over(order: &Order, deployed: &Deployed) -> Vec<(Word, Word)> {
+    let gone = gone(&order.spec, deployed);
+    let mut left = Vec::new();
+    for (id, placed) in &deployed.services {
+        left.extend(placed.left_on.iter().map(|host| (id.clone(), host.clone())));
+        if gone.contains(id) {
+            let runs = placed.running.as_ref().map_or(&placed.host, |runs| &runs.host);
+            let hosts: BTreeSet<&Word> = [runs, &placed.host].into_iter().collect();
+            left.extend(hosts.into_iter().map(|host| (id.clone(), host.clone())));
+        }
+    }
+    left.sort();
+    left.dedup();
+    left
+}
+
+/// A service does not lie on a host any more.
+fn forget(order: &Order, deployed: &mut Deployed, id: &Word, host: &Word) {
+    let gone = gone(&order.spec, deployed).contains(id);
+    let Some(placed) = deployed.services.get_mut(id) else { return };
+    placed.left_on.remove(host);
+    if !gone {
+        return;
+    }
+    placed.running = placed.running.take().filter(|runs| runs.host != *host);
+    let elsewhere = placed.running.as_ref().map(|runs| runs.host.clone());
+    match elsewhere {
+        Some(other) if placed.host == *host => placed.host = other,
+        Some(_) => {}
+        None if placed.host == *host && placed.left_on.is_empty() => {
+            deployed.services.remove(id);
+        }
+        // It has a place on another host as well, or lies there.
+        None => {
+            if placed.host == *host
+                && let Some(other) = placed.left_on.iter().next()
+            {
+                placed.host = other.clone();
+            }
+        }
+    }
+}
+
+fn result(good: bool) -> &'static str {
+    if good { "pass" } else { "fail" }
+}
+
+fn text_of<'a>(outputs: &'a Map<String, Value>, name: &str, id: &Word) -> Option<&'a str> {
+    outputs.get(name)?.get(id.as_str())?.as_str()
+}
+
+fn trouble_of(ended: &Ended) -> String {
+    let why = ended.reason.clone().or_else(|| ended.outputs.get("trouble").and_then(Value::as_str).map(str::to_owned));
+    let mut why = why.unwrap_or_else(|| format!("its job ended {}; its output says why", ended.outcome));
+    if why.len() > TROUBLE_MAX {
+        let end = (0..=TROUBLE_MAX).rev().find(|end| why.is_char_boundary(*end)).unwrap_or_default();
+        why.truncate(end);
+    }
+    why
+}
