@@ -259,8 +259,8 @@ def order_inventory(values, task, environment, service, folder, home):
     proxy = name("the host of the proxy", told["proxy"]["host"])
     port("the port of the proxy", told["proxy"]["port"])
     # A job for one service is given the host of that service alone.
-    must(proxy in hosts or task == "service", "among the hosts, which the proxy's is not,", ", ".join(hosts))
-    must(hosts, "a list without", "hosts")
+    must(proxy in hosts or task == "service", "lockstep_order.hosts, without the proxy's,", ", ".join(hosts))
+    must(hosts, "lockstep_order.hosts", told["hosts"])
     groups = {"hosts": {"hosts": hosts}, "proxy": {"hosts": {proxy: {}} if proxy in hosts else {}}}
     return {"all": {"children": groups}}, "".join(known)
 

@@ -138,6 +138,39 @@ def compare_fence(path, fence, job):
         raise Refused("fence %d of job %s is no longer that of this host, fence %s of job %s is; nothing was changed" % (fence, job, *stored))
 
 
+# --- who listens ------------------------------------------------------------------------------------------------------
+
+
+def stat_of(pid):
+    """What /proc/<pid>/stat says behind the name, which may have spaces: state, parent, group, session, …; empty once it has ended."""
+    return (read("/proc/%s/stat" % pid) or "").rpartition(")")[2].split()
+
+
+def listening():
+    """Sockets that listen on TCP ports of this host, by port."""
+    sockets = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in (read(table) or "").splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                sockets.setdefault(int(fields[1].rpartition(":")[2], 16), set()).add(fields[9])
+    return sockets
+
+
+def listener(port):
+    """(pid, session, name) of a process that listens on the port, as far as this user may know; None where nothing listens."""
+    wanted = {"socket:[%s]" % inode for inode in listening().get(port, ())}
+    if not wanted:
+        return None
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            for descriptor in os.listdir("/proc/%s/fd" % pid):
+                with contextlib.suppress(OSError):
+                    if os.readlink("/proc/%s/fd/%s" % (pid, descriptor)) in wanted:
+                        return int(pid), int((stat_of(pid) + ["0"] * 4)[3]), (read("/proc/%s/comm" % pid) or "").strip()
+    return 0, 0, "a process of another user"
+
+
 # --- processes and nginx ----------------------------------------------------------------------------------------------
 
 
@@ -172,7 +205,7 @@ class Nginx:
     def workers(self, master):
         pids = set()
         for name in os.listdir("/proc"):
-            fields = name.isdigit() and (read("/proc/%s/stat" % name) or "").rpartition(")")[2].split()
+            fields = stat_of(name) if name.isdigit() else []
             if fields and fields[1] == str(master):
                 pids.add(name)
         return pids
