@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::environment::{Host, Mode};
 use super::file::address_of;
-use super::{Deployed, Order, Running, Spec, Task};
+use super::{Deployed, Order, Running, Spec};
 use crate::model::ids::Word;
 
 /// The name of the variable.
@@ -43,8 +43,8 @@ pub(super) fn environment_of(
     told
 }
 
-/// What is said to every job: which order it is of, and the hosts that it concerns.
-fn common<'a>(order: &Order, mode: &Mode, task: Task, hosts: impl Iterator<Item = &'a Host>) -> Map<String, Value> {
+/// What is said to every job: which order it is of, its playbook, and the hosts that it concerns.
+fn common<'a>(order: &Order, mode: &Mode, task: &str, hosts: impl Iterator<Item = &'a Host>) -> Map<String, Value> {
     let hosts: Vec<Value> = hosts
         .map(|host| {
             let Host { name, address, port, user, key, host_key, memory: _ } = host;
@@ -82,7 +82,7 @@ pub(super) fn domains(order: &Order, mode: &Mode, domains: &BTreeSet<String>) ->
             json!({"service": id, "url": service.repository.url, "revision": service.repository.revision})
         })
         .collect();
-    let all = common(order, mode, Task::Domains, mode.hosts.iter());
+    let all = common(order, mode, "domains", mode.hosts.iter());
     variable(all, [("domains", json!(domains)), ("repositories", json!(repositories))])
 }
 
@@ -105,7 +105,7 @@ pub(super) fn resources(order: &Order, mode: &Mode, deployed: &Deployed) -> Map<
             json!({"service": id, "host": placed.host, "ports": ports, "taken": taken(&placed.host), "port": placed.port})
         })
         .collect();
-    variable(common(order, mode, Task::Resources, mode.hosts.iter()), [("placements", json!(placements))])
+    variable(common(order, mode, "resources", mode.hosts.iter()), [("placements", json!(placements))])
 }
 
 /// Of the third: `values` are put in their places by whoever has them.
@@ -113,7 +113,7 @@ pub(super) fn variables(order: &Order, mode: &Mode, hosts: &BTreeMap<Word, Word>
     let of: Map<String, Value> =
         hosts.iter().map(|(id, host)| (id.to_string(), json!({"host": host, "values": {}}))).collect();
     let concerned = mode.hosts.iter().filter(|host| hosts.values().any(|name| *name == host.name));
-    variable(common(order, mode, Task::Variables, concerned), [("variables", Value::Object(of))])
+    variable(common(order, mode, "variables", concerned), [("variables", Value::Object(of))])
 }
 
 /// Puts the values of the vault into what the third task is told.
@@ -141,7 +141,7 @@ pub(super) fn deploy(order: &Order, mode: &Mode, id: &Word, wanted: &Running) ->
         "health": wanted.health,
         "environment": wanted.environment,
     });
-    variable(common(order, mode, Task::Services, host), [("service", service)])
+    variable(common(order, mode, "service", host), [("service", service)])
 }
 
 /// Of the fifth: what leads where.
@@ -153,11 +153,11 @@ pub(super) fn routes(
 ) -> Map<String, Value> {
     let routes: Vec<Value> = super::plan::routes(&order.spec, deployed).iter().map(|route| json!(route)).collect();
     let proxy = mode.host(&mode.proxy.host).into_iter();
-    variable(common(order, mode, Task::Routes, proxy), [("domains", json!(domains)), ("routes", json!(routes))])
+    variable(common(order, mode, "routes", proxy), [("domains", json!(domains)), ("routes", json!(routes))])
 }
 
 /// Of the fifth: what is removed.
 pub(super) fn remove(order: &Order, mode: &Mode, id: &Word, host: &Host) -> Map<String, Value> {
     let service = json!({"id": id, "operation": "remove", "host": host.name});
-    variable(common(order, mode, Task::Routes, std::iter::once(host)), [("service", service)])
+    variable(common(order, mode, "service", std::iter::once(host)), [("service", service)])
 }
