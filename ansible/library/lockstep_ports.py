@@ -98,7 +98,7 @@ def apply(base, root, host, placements, fence):
                 return None
             pid, session, name = listener(port) or (0, 0, "a process that has just ended")
             for service, folder in folders.items():
-                if session and (read(os.path.join(folder, "unit", "group")) or "").strip() == str(session):
+                if session and (read(os.path.join(folder, "unit", "group")) or "").split()[:1] == [str(session)]:
                     return service
             return "process %d (%s)" % (pid, name) if pid else name
 

@@ -32,10 +32,11 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 
-from ansible.module_utils.lockstep_host import Refused, compare_fence, link_target, listener, locked, put, read, switch, wait
+from ansible.module_utils.lockstep_host import Refused, compare_fence, link_target, listener, locked, put, read, stat_of, switch, wait
 
 DOCUMENTATION = r"""
 module: lockstep_service
@@ -67,12 +68,23 @@ SUPERVISOR_WAIT = 20  # seconds; runsvdir looks every 5 s
 PAUSE = 0.5  # seconds between two tries
 LOG_LINES = 30
 
-# Run in the unit's folder. The number of the session stands there before the process can do anything.
+# Run in the unit's folder. `group` holds the number of the session, and when its first process began: a number alone may be anybody's later.
 UNIT = {
-    "run": "#!/bin/sh\necho $$ >group\nexec 2>&1\nexec chpst -P ../current/start\n",
-    "finish": '#!/bin/sh\n# Whatever it has left behind would keep its port.\nkill -s KILL -- "-$(cat group)" 2>/dev/null\nexit 0\n',
-    "control/t": '#!/bin/sh\nkill -s TERM -- "-$(cat group)" 2>/dev/null\n',
-    "control/k": '#!/bin/sh\nkill -s KILL -- "-$(cat group)" 2>/dev/null\n',
+    "run": """#!/bin/sh
+began() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
+# A supervisor that was killed has left its process behind, and that one has the port.
+if [ -r group ] && read -r session since <group && [ "$(began "$session")" = "$since" ]; then kill -s KILL -- "-$session"; fi
+echo "$$ $(began "$$")" >group
+exec 2>&1
+exec chpst -P ../current/start
+""",
+    "finish": """#!/bin/sh
+# Whatever it has left behind would keep its port.
+read -r session since <group && kill -s KILL -- "-$session" 2>/dev/null
+exit 0
+""",
+    "control/t": '#!/bin/sh\nread -r session since <group && kill -s TERM -- "-$session" 2>/dev/null\n',
+    "control/k": '#!/bin/sh\nread -r session since <group && kill -s KILL -- "-$session" 2>/dev/null\n',
     "log/run": "#!/bin/sh\nexec svlogd -tt ../../log\n",
 }
 
@@ -281,22 +293,38 @@ class Service:
             if read(path) != text:
                 put(path, text, 0o755)
 
+    def is_down(self):
+        """Whether it is down and is to stay so. Between two starts of a process that keeps ending it is down as well, and runsv, which then sleeps,
+        has not yet read what it was told; `sv` takes it for done."""
+        try:
+            with open(os.path.join(self.unit, "supervise", "status"), "rb") as file:
+                status = file.read()
+        except FileNotFoundError:
+            return False
+        return len(status) == 20 and status[17:18] == b"d" and status[19] == 0
+
     def stop(self):
         said = self.sv("-w", str(STOP_WAIT), "force-stop")
-        if not wait(lambda: read(os.path.join(self.unit, "supervise", "stat")) == "down\n", 5):
+        if not wait(self.is_down, 5):
             raise Refused("what runs does not end: %s" % said)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self.unit, "group"))
 
+    def session(self):
+        """The session that the unit has started last; 0 where it is over."""
+        number, _space, began = (read(os.path.join(self.unit, "group")) or "").strip().partition(" ")
+        return int(number) if number.isdigit() and (stat_of(number) + [""] * 20)[19] == began else 0
+
     def run(self, release):
         """Makes the release the one that runs; does not wait for its answer."""
         self.write_unit()
+        orphan = 0 if self.supervised() else self.session()
         self.run_supervisor()
         linked = os.path.lexists(self.link)
         if linked:
             self.await_supervision()
             self.stop()
-        self.await_port(self.check_of(release)[0])
+        self.await_port(self.check_of(release)[0], orphan)
         switch(self.path("current"), release)
         if not linked:
             switch(self.link, os.path.join("..", "services", self.name, "unit"))
@@ -308,8 +336,10 @@ class Service:
             said = (read(os.path.join(self.root, "supervise.log")) or "").strip()[-500:]
             raise Refused("the supervisor does not look after the service: %s" % (said or "it says nothing"))
 
-    def await_port(self, port):
-        """What answers there is to be this service, and not who took its port."""
+    def await_port(self, port, orphan):
+        """What answers there is to be this service, and not who took its port. What a killed supervisor has left of this service is ended."""
+        if orphan and (listener(port) or (0, 0))[1] == orphan:
+            os.killpg(orphan, signal.SIGKILL)
         if not wait(lambda: listener(port) is None, 5):
             pid, _session, name = listener(port) or (0, 0, "a process that has just ended")
             raise Refused("port %d is not free: process %d (%s) listens there" % (port, pid, name))
@@ -447,9 +477,9 @@ class Service:
         text = "\n".join(["its log:", *lines[-LOG_LINES:]]) if lines else "it has written nothing to its log"
         # Some programs print their environment when they fail. Short values would hide half of the text, and are no secrets.
         for word in shlex.split(read(self.path("secrets.env")) or ""):
-            value = word.partition("=")[2]
-            if len(value) > 5:
-                text = text.replace(value, "********")
+            for line in word.partition("=")[2].splitlines():
+                if len(line) > 5:
+                    text = text.replace(line, "********")
         return text
 
 

@@ -11,9 +11,7 @@ import hashlib
 import http.client
 import io
 import json
-import re
 import socket
-import time
 import unittest
 import zipfile
 
@@ -129,10 +127,8 @@ class Orders(Case):
 
     def setUp(self):
         self.api.requests.clear()
-        clear = (
-            "pkill -u deploy runsvdir; pkill -u deploy runsv; pkill -u deploy -f 'nginx: master'; pkill -u deploy -f listener.py;"
-            " while pgrep -u deploy 'run|nginx|node|python|svlogd' >/dev/null; do sleep 0.05; done; rm -rf /srv/orders/* /var/lib/lockstep/*"
-        )
+        left = "-u deploy -f 'runsv|svlogd|nginx: |node|python|listener.py'"
+        clear = f"pkill -KILL {left}; while pgrep {left} >/dev/null; do sleep 0.05; done; rm -rf /srv/orders/* /var/lib/lockstep/*"
         for host in MACHINES:
             docker("exec", self.targets[host], "sh", "-c", clear)
         docker("exec", self.git, "sh", "-c", "rm -rf /home/runner/*.git")
@@ -335,6 +331,127 @@ class Orders(Case):
         environ = self.on("host-a", "cat /proc/$(pgrep -u deploy runsvdir)/environ | tr '\\0' '\\n'")
         self.assertNotIn("SSH_", environ)
         self.assert_no_secret(environ)
+
+    def test_nothing_is_touched_when_a_repository_cannot_be_had(self):
+        self.commit("6")
+        self.commit("9")
+        self.services["7"]["url"] = "http://user:passw0rd@git:1/7.git"
+        self.services["8"]["url"] = "ext::sh -c id"
+        self.services["9"]["revision"] = "no-such-branch"
+        self.resolve(code=2)
+        said = self.said["domains", "environment"]
+        self.assertIn("repository of service 7 (http://git:1/7.git):", said)
+        self.assertIn("repository of service 8 (ext::sh -c id):", said)
+        self.assertIn(f"repository of service 9 ({self.repository('9')}): there is no branch, tag or full commit id 'no-such-branch'", said)
+        self.assertNotIn("passw0rd", said)
+        self.assertNotIn("service 6 ", said)
+        for host in MACHINES:
+            self.assertEqual(self.on(host, "ls -A /srv/orders /var/lib/lockstep").split(), ["/srv/orders:", "/var/lib/lockstep:"])
+
+    def test_a_host_is_known_by_its_key_alone(self):
+        self.host_key, right = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEY0g4wUyT4rLbtZ+SNKlAIH2jmZW2SxQK9gZc2vGm8V", self.host_key
+        self.addCleanup(setattr, self, "host_key", right)
+        self.services = {}
+        self.resolve(code=2)
+        self.assertIn("Host key verification failed", self.said["domains", "environment"])
+        self.assertEqual(self.on("host-a", "ls -A /srv/orders"), "")
+
+    def listen(self, host, port):
+        """A process of nobody's that listens on a port."""
+        line = f"import socket; s = socket.create_server(('', {port})); \nwhile True: s.accept()"
+        docker("exec", "-d", "--user", "deploy", self.targets[host], "sh", "-c", f'exec python3 -c "{line}" listener.py')
+        wait_for(f"a listener on {port}", lambda: self.opens(self.addresses[host], port))
+
+    def test_what_fails_leaves_what_was(self):
+        self.services = {name: self.services[name] for name in ("6", "8")}
+        first = self.commit_all()
+        self.listen("host-a", 20000)
+        self.resolve()
+        self.assertEqual(self.place(), {"6": 20001, "8": 20002})
+        # A crash before anybody was told: the same is chosen again. A port that is recorded and that something else has is named.
+        self.recorded = {}
+        self.assertEqual(self.place(), {"6": 20001, "8": 20002})
+        self.recorded["8"] = 20000
+        self.place(code=2)
+        self.assertRegex(self.said["resources", "environment"], r"port 20000 of service 8: on host-a process [0-9]+ \(python3\) listens there")
+        self.recorded["8"] = 20002
+
+        # Nothing was there before.
+        self.write_variables()
+        broken = {"index.js": b"console.log(process.env.DATABASE_PASSWORD); throw new Error('no way')"}
+        self.commits["6"] = self.commit("6", files=broken)
+        self.deploy_one("6", code=2)
+        said = self.said["service", "6"]
+        for words in ("it keeps ending", "no way", "nothing is live: nothing was before"):
+            self.assertIn(words, said)
+        self.assertEqual(self.on("host-a", "pgrep -u deploy node || :"), "")
+        self.commits["6"] = first["6"]
+        self.deploy_services()
+        self.route()
+        core = self.json(API, "/core/")
+
+        # One that does not start, one that cannot be built, and one that is nowhere.
+        self.commits["6"] = self.commit("6", files=broken)
+        self.deploy_one("6", code=2)
+        self.assertIn(f"what ran before is live again: commit {first['6']}", self.said["service", "6"])
+        again = self.json(API, "/core/")
+        self.assertEqual(again["version"], "1.0")
+        self.services["6"]["type"] = "angular"
+        files = {"package.json": json.dumps({"scripts": {"build": "echo cannot be built >&2; exit 7"}}).encode()}
+        self.commits["6"] = self.commit("6", files=files)
+        self.deploy_one("6", code=2)
+        self.assertIn("cannot be built", self.said["service", "6"])
+        self.services["6"]["type"] = "node"
+        self.commits["6"] = "0123456789" * 4
+        self.deploy_one("6", code=2)
+        self.assertIn(f"repository {self.repository('6')}: there is no commit", self.said["service", "6"])
+        self.assertEqual(self.json(API, "/core/")["pid"], again["pid"])
+        self.assertNotEqual(core["pid"], again["pid"])
+
+        # Routes that nginx does not take.
+        file = "cat /srv/orders/3+production/proxy/nginx.conf"
+        before = self.on("host-a", file)
+        self.route(code=2, address="no-such-host.invalid")
+        self.assertIn("host not found in upstream", self.said["routes", "environment"])
+        self.assertEqual(self.on("host-a", file), before)
+        self.assertEqual(self.json(API, "/core/")["pid"], again["pid"])
+
+        # A job that was overtaken.
+        self.commits["6"] = first["6"]
+        self.deploy_one("6", code=2, fence=self.fence - 100)
+        self.assertIn("a newer job was here", self.said["service", "6"])
+        self.assertEqual(sorted(self.on("host-a", "cd /var/lib/lockstep/fence && ls *.json").split()), ["3+6.json", "3+8.json", "3+environment.json"])
+
+    def test_what_died_runs_again_and_what_is_removed_is_gone(self):
+        self.services = {name: self.services[name] for name in ("6", "8")}
+        self.commit_all()
+        self.apply()
+        pid = self.json(API, "/core/")["pid"]
+        self.on("host-a", f"kill -9 {pid}")
+
+        def again():
+            status, text = self.get(API, "/core/")
+            return status == 200 and json.loads(text)["pid"] != pid
+
+        wait_for("the process that runsv starts", again)
+
+        # The supervisors are killed, and what they started is left behind; the proxy is gone.
+        self.on("host-a", "pkill -KILL runsvdir; pkill -KILL runsv; pkill -KILL -f '[n]ginx: master process nginx -p /srv/orders/3.production/proxy'; "
+                "while pgrep -u deploy 'runsv' >/dev/null; do sleep 0.05; done")  # fmt: skip
+        outputs = self.apply()
+        self.assertEqual({name: output["changed"] for name, output in outputs.items()}, {"6": True, "8": True})
+        self.assertEqual(self.json(API, "/core/")["version"], "1.0")
+
+        # The dispatcher takes the route first, and then the service.
+        removed = self.services.pop("8")
+        self.route()
+        self.assertEqual(self.get(removed["domain"], "/docs/"), (404, "this domain is not known here\n"))
+        self.assertNotIn(removed["domain"], self.on("host-a", "cat /srv/orders/3+production/proxy/hosts"))
+        for _time in range(2):
+            self.remove("8", removed["host"])
+            self.assertEqual(self.on("host-a", "cd /srv/orders/3+production && ls services supervise").split(), ["services:", "6", "supervise:", "6"])
+        self.assertEqual(self.opens(self.address, 20001), False)
+        self.assertEqual(self.json(API, "/core/")["version"], "1.0")
 
 
 if __name__ == "__main__":
