@@ -17,6 +17,7 @@ mod existing;
 mod faults;
 mod handover;
 mod oidc;
+mod orders_files;
 mod pipelines;
 mod protocol;
 mod releases;
