@@ -4,6 +4,7 @@ mod abuse;
 mod api;
 mod ci;
 mod cli;
+mod cli_orders;
 mod cli_releases;
 mod config;
 mod crash;
