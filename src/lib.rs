@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod model;
 pub mod oidc;
 pub mod pepper;
+pub mod repositories;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;

@@ -3,6 +3,7 @@
 
     app-deploy <inventory> <job_id>        playbooks/app-deploy.yml on inventories/<inventory>
     play <playbook> <inventory> <job_id>   playbooks/<playbook>.yml on inventories/<inventory>
+    order <task> <inventory> <job_id>      playbooks/order-<task>.yml; <inventory> is <environment>/<service>, see below
     announce-apps                          the list of apps, made from inventories/, to the dispatcher
 
 After the checks this process becomes ansible-playbook, so that a signal reaches it and the exit code is its own.
@@ -12,14 +13,20 @@ The checks end with codes that ansible-playbook does not use:
     65  vars.json is not what it must be      78  a file of /run/lockstep or a variable of the environment is missing
     66  no such inventory or playbook
 
+An order has no folder in inventories/: its hosts stand in the one variable of vars.json, `lockstep_order`, because services are placed by the
+dispatcher. Ansible evaluates templates in the variables of an inventory, so each value that gets into this one is matched against a pattern
+here. A host whose key is given is known by that key alone.
+
 announce-apps adds 65 (an inventory cannot be read), 69 (the dispatcher was not reached in time), 76 (it answered
 something unexpected or refused the list) and 77 (it refused the credential).
 """
 
+import ipaddress
 import json
 import os
 import pwd
 import re
+import shlex
 import sys
 import tempfile
 
@@ -35,6 +42,11 @@ USAGE, DATA, NO_INPUT, CANNOT_CREATE, CONFIG = 64, 65, 66, 73, 78
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 JOB_ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 FENCE = re.compile(r"[1-9][0-9]{0,19}")
+HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+# Type and key, as in known_hosts; a comment may follow.
+HOST_KEY = re.compile(r"((?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,3})( [ -~]*)?")
+# What means something else to Ansible than a host.
+NO_HOSTS = ("all", "hosts", "localhost", "proxy", "ungrouped")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -111,7 +123,7 @@ def extra_vars(path):
             raise Refused(DATA, f"{path}: {name[:80]!r} is not the name of a variable")
         if name.startswith("ansible_"):
             raise Refused(DATA, f"{path}: {name[:80]!r}: variables of Ansible's own cannot be set by a job")
-    return literal(values)
+    return values
 
 
 def private_folder():
@@ -165,12 +177,111 @@ def run_playbook(name, inventory, job_id, environ):
     checked(NAME, "playbook", name)
     checked(NAME, "inventory", inventory)
     checked(JOB_ID, "job_id", job_id)
-    playbook = os.path.join(ROOT, "playbooks", name + ".yml")
-    if not os.path.exists(playbook):
-        raise Refused(NO_INPUT, f"playbook {name!r} is not in {os.path.dirname(playbook)} of this image")
+    playbook = playbook_of(name)
     path = os.path.join(ROOT, "inventories", inventory)
     if not os.path.exists(path):
         raise Refused(NO_INPUT, f"inventory {inventory!r} is not in {os.path.dirname(path)} of this image")
+    values = given(inventory, job_id, environ)
+    folder = private_folder()
+    prepare(environ, folder)
+    become_ansible(playbook, path, values, folder, environ)
+
+
+def order(arguments, environ):
+    if len(arguments) != 3:
+        raise Refused(USAGE, "usage: order <task> <environment>/<service> <job_id>")
+    task, inventory, job_id = arguments
+    checked(NAME, "task", task)
+    environment, _, service = inventory.partition("/")
+    for part in (environment, service):
+        if not NAME.fullmatch(part):
+            raise Refused(USAGE, f"inventory {inventory[:80]!r} is not <environment>/<service>")
+    checked(JOB_ID, "job_id", job_id)
+    playbook = playbook_of("order-" + task)
+    values = given(inventory, job_id, environ)
+    folder = private_folder()
+    prepare(environ, folder)
+    try:
+        hosts, known_hosts = order_inventory(values, task, environment, service, folder, environ["HOME"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Refused(DATA, f"vars.json: lockstep_order is not complete ({type(error).__name__}: {error})") from error
+    write(os.path.join(folder, "known_hosts"), known_hosts)
+    become_ansible(playbook, write(os.path.join(folder, "hosts.json"), json.dumps(hosts)), values, folder, environ)
+
+
+def order_inventory(values, task, environment, service, folder, home):
+    """The inventory of an order's job and its known_hosts. Everything in it was matched against a pattern."""
+
+    def must(holds, what, value):
+        if not holds:
+            raise Refused(DATA, f"vars.json: {what} {str(value)[:80]!r} is not valid")
+        return value
+
+    def name(what, value):
+        return must(isinstance(value, str) and NAME.fullmatch(value), what, value)
+
+    def port(what, value):
+        return must(type(value) is int and 0 < value < 65536, what, value)
+
+    must(list(values) == ["lockstep_order"], "instead of lockstep_order alone:", ", ".join(values))
+    told = values["lockstep_order"]
+    must(told["environment"] == environment, "lockstep_order.environment", told["environment"])
+    must(told["task"] == task, "lockstep_order.task", told["task"])
+    name("lockstep_order.mode", told["mode"])
+    if task == "service":
+        must(told["service"]["id"] == service, "lockstep_order.service.id", told["service"]["id"])
+    hosts, known = {}, []
+    for host in told["hosts"]:
+        own = name("the name of a host", host["name"])
+        must(own not in NO_HOSTS and own not in hosts, "the name of a host", own)
+        address = host["address"]
+        must(isinstance(address, str) and (is_ip(address) or HOST_NAME.fullmatch(address)), f"the address of {own}", address)
+        hosts[own] = {
+            "ansible_host": address,
+            "ansible_port": port(f"the port of {own}", host["port"]),
+            "ansible_user": name(f"the user of {own}", host["user"]),
+        }
+        options = []
+        if host["key"] is not None:
+            key = os.path.join(home, ".ssh", name(f"the key of {own}", host["key"]))
+            if not os.access(key, os.R_OK):
+                raise Refused(CONFIG, f"the key of {own} is to be {key}, which cannot be read: the operator mounts it there")
+            hosts[own]["ansible_ssh_private_key_file"] = key
+            options.append("IdentitiesOnly=yes")
+        if host["host_key"] is not None:
+            key = isinstance(host["host_key"], str) and HOST_KEY.fullmatch(host["host_key"])
+            must(key, f"the host key of {own}", host["host_key"])
+            where = address.lower() if host["port"] == 22 else f"[{address.lower()}]:{host['port']}"
+            known.append(f"{where} {key.group(1)}\n")
+            options += [f"UserKnownHostsFile={folder}/known_hosts", "GlobalKnownHostsFile=/dev/null"]
+        if options:
+            hosts[own]["ansible_ssh_common_args"] = " ".join("-o " + shlex.quote(option) for option in options)
+    proxy = name("the host of the proxy", told["proxy"]["host"])
+    port("the port of the proxy", told["proxy"]["port"])
+    # A job for one service is given the host of that service alone.
+    must(proxy in hosts or task == "service", "lockstep_order.hosts, without the proxy's,", ", ".join(hosts))
+    must(hosts, "lockstep_order.hosts", told["hosts"])
+    groups = {"hosts": {"hosts": hosts}, "proxy": {"hosts": {proxy: {}} if proxy in hosts else {}}}
+    return {"all": {"children": groups}}, "".join(known)
+
+
+def is_ip(text):
+    # Python takes any text behind a % for a zone.
+    try:
+        return "%" not in text and bool(ipaddress.ip_address(text))
+    except ValueError:
+        return False
+
+
+def playbook_of(name):
+    path = os.path.join(ROOT, "playbooks", name + ".yml")
+    if not os.path.exists(path):
+        raise Refused(NO_INPUT, f"playbook {name!r} is not in {os.path.dirname(path)} of this image")
+    return path
+
+
+def given(inventory, job_id, environ):
+    """What the dispatcher gives to every job, checked; returns the variables."""
     same_as_environment(environ, "LOCKSTEP_INVENTORY", inventory)
     same_as_environment(environ, "LOCKSTEP_JOB_ID", job_id)
     if not FENCE.fullmatch(required(environ, "LOCKSTEP_FENCE")):
@@ -178,12 +289,12 @@ def run_playbook(name, inventory, job_id, environ):
     required(environ, "LOCKSTEP_URL")
     run_file("token")
     run_file("ca.crt")
-    values = extra_vars(run_file("vars.json"))
+    return extra_vars(run_file("vars.json"))
 
-    folder = private_folder()
-    prepare(environ, folder)
-    file = write(os.path.join(folder, "vars.json"), json.dumps(values))
-    command = ["ansible-playbook", "-i", path, "-e", f"@{file}", playbook]
+
+def become_ansible(playbook, inventory, values, folder, environ):
+    file = write(os.path.join(folder, "vars.json"), json.dumps(literal(values)))
+    command = ["ansible-playbook", "-i", inventory, "-e", f"@{file}", playbook]
     os.execvpe(command[0], command, environ)
 
 
@@ -196,7 +307,7 @@ def announce_apps(arguments, environ):
     os.execve(command[0], command, environ)
 
 
-ACTIONS = {"app-deploy": app_deploy, "announce-apps": announce_apps, "play": play}
+ACTIONS = {"app-deploy": app_deploy, "announce-apps": announce_apps, "order": order, "play": play}
 
 
 def main(argv, environ):

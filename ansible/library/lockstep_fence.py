@@ -16,13 +16,10 @@ With `link` the same lock covers the switch of a symbolic link. A job that passe
 since then (that is possible across engines, where no lock is shared) cannot switch any more.
 """
 
-import contextlib
-import errno
-import fcntl
 import json
 import os
-import signal
-import tempfile
+
+from ansible.module_utils.lockstep_host import Refused, link_target, locked, put, stored_fence, switch
 
 DOCUMENTATION = r"""
 module: lockstep_fence
@@ -36,48 +33,6 @@ options:
 """
 
 LOCK_WAIT = 30  # seconds; the lock is held for milliseconds
-
-
-class Refused(Exception):
-    """The fence did not let this job pass, or nobody can tell whether it should."""
-
-
-@contextlib.contextmanager
-def locked(path):
-    """Holds the flock beside `path`. The lock file stays: removing it would give two jobs two locks."""
-
-    def give_up(_signal, _frame):
-        raise Refused("the lock of %s has been held for %d s by another process on this host" % (path, LOCK_WAIT))
-
-    descriptor = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    before = signal.signal(signal.SIGALRM, give_up)
-    try:
-        signal.alarm(LOCK_WAIT)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        signal.alarm(0)
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-        os.close(descriptor)
-
-
-def read(path):
-    """What the target has stored: (fence, job), or None before the first job."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            stored = json.load(file)
-        fence, job = stored["fence"], stored["job"]
-        if type(fence) is not int or type(job) is not str:
-            raise ValueError("fence must be a number and job a string")
-        return fence, job
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise Refused(
-            "%s is damaged (%s), so it is unknown which job was here last; when no job is running, "
-            'write {"fence": 0, "job": ""} into it' % (path, error)
-        )
 
 
 def refusal(stored, fence, job):
@@ -94,65 +49,14 @@ def refusal(stored, fence, job):
     )  # fmt: skip
 
 
-def sync_folder(path):
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write(path, fence, job):
-    folder = os.path.dirname(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=".fence-", dir=folder)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"fence": fence, "job": job}, file)
-            file.write("\n")
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    sync_folder(folder)
-
-
-def link_target(link):
-    try:
-        return os.readlink(link)
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        if error.errno == errno.EINVAL:
-            raise Refused("%s is there and is not a symbolic link: move it away once, by hand" % link)
-        raise
-
-
-def switch(link, to):
-    """Points `link` to `to` by rename, so that at every moment it is the old or the new one."""
-    folder = os.path.dirname(link)
-    if not to:
-        os.unlink(link)
-    else:
-        temporary = os.path.join(folder, ".%s.%d" % (os.path.basename(link), os.getpid()))
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        os.symlink(to, temporary)
-        os.rename(temporary, link)
-    sync_folder(folder)
-
-
 def apply(path, fence, job, link=None, to=None, check_mode=False):
     """Compares, and writes or switches what must be. Returns the result of the module; raises Refused."""
     result = {"changed": False, "fence": fence, "job": job}
     if check_mode and not os.path.isdir(os.path.dirname(path)):
         return dict(result, changed=True, stored=None)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with locked(path):
-        stored = read(path)
+    with locked(path, LOCK_WAIT):
+        stored = stored_fence(path)
         result["stored"] = stored and {"fence": stored[0], "job": stored[1]}
         reason = refusal(stored, fence, job)
         if reason:
@@ -160,7 +64,7 @@ def apply(path, fence, job, link=None, to=None, check_mode=False):
         if stored != (fence, job):
             result["changed"] = True
             if not check_mode:
-                write(path, fence, job)
+                put(path, json.dumps({"fence": fence, "job": job}) + "\n")
         if link:
             result["link_before"] = link_target(link)
             if result["link_before"] != to:

@@ -35,16 +35,12 @@ While workers of both are there, one request may be sent by either, and the call
 the way from whatever the other sends to: a version is known first and gets traffic then, and loses traffic before it is forgotten.
 """
 
-import contextlib
 import copy
-import fcntl
 import json
 import os
 import re
-import shutil
-import signal
-import subprocess
-import time
+
+from ansible.module_utils.lockstep_host import Nginx, Refused, compare_fence, locked, read
 
 DOCUMENTATION = r"""
 module: lockstep_traffic
@@ -66,12 +62,6 @@ MARK = "# lockstep: "
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 KEY = re.compile(r"[A-Za-z0-9_$.-]{1,200}")
 LOCK_WAIT = 60  # seconds; a change takes as long as its requests are drained
-START_WAIT = 10  # seconds for nginx to begin with a new configuration
-
-
-class Refused(Exception):
-    """The change cannot be made, and nothing was changed."""
-
 
 # --- what is known, and how it changes: pure --------------------------------------------------------------------------
 
@@ -270,141 +260,6 @@ def render(state, settings):
 # --- the proxy of this host -------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def locked(path):
-    def give_up(_signal, _frame):
-        raise Refused("the lock of %s has been held for %d s by another process on this host" % (path, LOCK_WAIT))
-
-    descriptor = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    before = signal.signal(signal.SIGALRM, give_up)
-    try:
-        signal.alarm(LOCK_WAIT)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        signal.alarm(0)
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-        os.close(descriptor)
-
-
-def read(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-
-
-def compare_fence(path, fence, job):
-    """This job took the fence at its beginning (role fence). If another is there now, it is newer."""
-    text = read(path)
-    if text is None:
-        raise Refused("no job has taken the fence of this inventory on this host, %s is not there; nothing was changed" % path)
-    try:
-        stored = json.loads(text)
-        stored = (stored["fence"], stored["job"])
-    except (ValueError, KeyError, TypeError):
-        raise Refused("%s is damaged, so it is unknown which job was here last" % path) from None
-    if stored != (fence, job):
-        raise Refused("fence %d of job %s is no longer that of this host, fence %s of job %s is; nothing was changed" % (fence, job, *stored))
-
-
-def put(path, text):
-    """Writes the file whole, or takes it away."""
-    if text is None:
-        os.unlink(path)
-    else:
-        with open(path + ".put", "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(path + ".put", path)
-    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def wait(condition, seconds):
-    """Processes that are not our children end without an event."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-class Nginx:
-    def __init__(self, settings):
-        self.settings, self.root = settings, settings["root"]
-        self.file = os.path.join(self.root, "nginx.conf")
-        self.program = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
-        if not self.program:
-            raise Refused("nginx is not installed on this host")
-
-    def run(self, file, *options):
-        command = [self.program, "-p", self.root, "-c", file, "-e", os.path.join(self.root, "error.log"), *options]
-        return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
-
-    def master(self):
-        """The process of the pid file, if it is the one that runs this configuration: after a restart it may be any."""
-        number = (read(os.path.join(self.root, "nginx.pid")) or "").strip()
-        command = number.isdigit() and read("/proc/%s/cmdline" % number)
-        return int(number) if command and "nginx: master" in command and self.file in command else None
-
-    def workers(self, master):
-        pids = set()
-        for name in os.listdir("/proc"):
-            fields = name.isdigit() and (read("/proc/%s/stat" % name) or "").rpartition(")")[2].split()
-            if fields and fields[1] == str(master):
-                pids.add(name)
-        return pids
-
-    def test(self, text):
-        for folder in (self.root, os.path.join(self.root, "temp")):
-            os.makedirs(folder, exist_ok=True)
-        candidate = self.file + ".new"
-        put(candidate, text)
-        try:
-            done = self.run(candidate, "-t", "-q")
-        finally:
-            os.unlink(candidate)
-        if done.returncode:
-            raise Refused("nginx does not accept the new configuration, the old one stays: " + done.stdout.decode("utf-8", "replace").strip()[-1500:])
-
-    def start(self):
-        done = self.run(self.file)
-        if done.returncode or not wait(lambda: self.master() and self.workers(self.master()), START_WAIT):
-            raise Refused("nginx did not start: " + done.stdout.decode("utf-8", "replace").strip()[-1500:])
-
-    def reload(self, master):
-        old = self.workers(master)
-        os.kill(master, signal.SIGHUP)
-        if not wait(lambda: self.workers(master) - old, START_WAIT):
-            last = (read(os.path.join(self.root, "error.log")) or "").strip().split("\n")[-1]
-            raise Refused("nginx did not take the new configuration, the old one stays: " + last[-500:])
-        # nginx ends them itself after `drain`.
-        if not wait(lambda: not self.workers(master) & old, self.settings["drain"] + START_WAIT):
-            raise OSError("workers of nginx with the old configuration do not end")
-
-    def use(self, text, before):
-        """Makes `text` the configuration that runs, or leaves `before`."""
-        self.test(text)
-        put(self.file, text)
-        try:
-            master = self.master()
-            if master:
-                self.reload(master)
-            else:
-                self.start()
-        except Refused:
-            put(self.file, before)
-            raise
-
-
 def go(nginx, texts, before):
     """Makes one configuration after the other the one that runs; where one is refused, goes back to the first."""
     now, changed = before, False
@@ -429,7 +284,7 @@ def apply(settings, request, check_mode=False):
     if check_mode and not os.path.isdir(settings["root"]):
         return {"changed": request["change"] != "show", "state": {}, **found({}, request)}
     os.makedirs(settings["root"], exist_ok=True)
-    with locked(nginx.file):
+    with locked(nginx.file, LOCK_WAIT):
         if request["change"] != "show":
             compare_fence(settings["fence_path"], settings["fence"], settings["job"])
         before = read(nginx.file)

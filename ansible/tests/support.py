@@ -5,6 +5,7 @@ import importlib.util
 import json
 import ssl
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -18,6 +19,10 @@ def load(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+# Modules find it where Ansible puts it; here it is found under that name without Ansible.
+HOST = sys.modules["ansible.module_utils.lockstep_host"] = load(ROOT / "module_utils" / "lockstep_host.py")
 
 
 def certificate(folder, *names):

@@ -57,7 +57,7 @@ class Case(unittest.TestCase):
 
 class Refusals(Case):
     def test_actions_and_arguments(self):
-        self.refused(64, "known are announce-apps, app-deploy, play")
+        self.refused(64, "known are announce-apps, app-deploy, order, play")
         self.refused(64, "unknown action 'reboot'", "reboot")
         self.refused(64, "usage: app-deploy", "app-deploy", "app-one.epfl.ch")
         self.refused(64, "usage: app-deploy", "app-deploy", "app-one.epfl.ch", JOB, "--check")
@@ -156,6 +156,111 @@ class Runs(Case):
             "lockstep_release": {"share": 10, "previous": None, "services": {"a-b.c": {"version": unsafe("{{ x }}")}}}})  # fmt: skip
         self.assertEqual(called["mode"], 0o600)
         self.assertNotIn("s3cret", json.dumps(called["argv"]))
+
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDoN"
+
+
+def an_order(task="domains", **changes):
+    hosts = [
+        {"name": "host-a", "address": "10.1.2.3", "port": 22, "user": "deploy", "host_key": HOST_KEY + " who@where", "key": "id_ed25519"},
+        {"name": "host-b", "address": "fd00::1", "port": 2222, "user": "deploy", "host_key": HOST_KEY, "key": None},
+        {"name": "host-c", "address": "Host-C.example", "port": 22, "user": "deploy", "host_key": None, "key": None},
+    ]
+    return {"environment": "3", "mode": "production", "order": 7, "action": "update", "task": task, "hosts": hosts,
+            "proxy": {"host": "host-a", "port": 8080}, **changes}  # fmt: skip
+
+
+class Orders(Case):
+    def setUp(self):
+        super().setUp()
+        (self.folder / ".ssh").mkdir()
+        (self.folder / ".ssh" / "id_ed25519").write_text("key")
+        self.environ["HOME"] = str(self.folder)
+
+    def give(self, told):
+        (self.run_folder / "vars.json").write_text(json.dumps({"lockstep_order": told}))
+
+    def called(self, *argv):
+        done = self.start("order", *argv, JOB)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        called = json.loads(done.stdout)
+        inventory = pathlib.Path(called["argv"][called["argv"].index("-i") + 1])
+        return called, json.loads(inventory.read_text())["all"]["children"], (inventory.parent / "known_hosts").read_text()
+
+    def test_inventory_and_known_hosts_are_made(self):
+        self.give(an_order(repositories=[{"url": "{{ x }}"}]))
+        called, groups, known_hosts = self.called("domains", "3/environment")
+        self.assertEqual(called["argv"][-1], str(ROOT / "playbooks" / "order-domains.yml"))
+        self.assertEqual(called["environ"]["LOCKSTEP_INVENTORY"], "3/environment")
+        self.assertEqual(called["vars"]["lockstep_order"]["repositories"], [{"url": {"__ansible_unsafe": "{{ x }}"}}])
+        self.assertEqual(known_hosts, f"10.1.2.3 {HOST_KEY}\n[fd00::1]:2222 {HOST_KEY}\n")
+        self.assertEqual(groups["proxy"], {"hosts": {"host-a": {}}})
+        hosts = groups["hosts"]["hosts"]
+        self.assertEqual(hosts["host-a"]["ansible_ssh_private_key_file"], str(self.folder / ".ssh" / "id_ed25519"))
+        self.assertIn("IdentitiesOnly=yes", hosts["host-a"]["ansible_ssh_common_args"])
+        self.assertIn("/known_hosts -o GlobalKnownHostsFile=/dev/null", hosts["host-b"]["ansible_ssh_common_args"])
+        self.assertNotIn("Identit", hosts["host-b"]["ansible_ssh_common_args"])
+        self.assertEqual(hosts["host-c"], {"ansible_host": "Host-C.example", "ansible_port": 22, "ansible_user": "deploy"})
+
+    def test_a_service_job_has_the_hosts_that_it_was_given(self):
+        host_b = an_order()["hosts"][1:2]
+        self.give(an_order("service", hosts=host_b, service={"id": "6", "operation": "remove", "host": "host-b"}))
+        _called, groups, _known_hosts = self.called("service", "3/6")
+        self.assertEqual((list(groups["hosts"]["hosts"]), groups["proxy"]), (["host-b"], {"hosts": {}}))
+        self.refused(65, "service.id '6' is not valid", "order", "service", "3/7", JOB)
+
+    def test_arguments(self):
+        self.give(an_order())
+        self.refused(64, "usage: order", "order", "domains", "3/environment")
+        for name in ("3", "3/", "/3", "3/6/7", "../6", "3/..", "-3/6", "3/a b", "3/{{", "3/6\n"):
+            with self.subTest(name):
+                self.refused(64, "is not <environment>/<service>", "order", "domains", name, JOB)
+        self.refused(64, "task", "order", "../app-deploy", "3/6", JOB)
+        self.refused(66, "'order-nothing' is not in", "order", "nothing", "3/6", JOB)
+        self.refused(64, "job_id", "order", "domains", "3/6", "1")
+        self.refused(78, "LOCKSTEP_INVENTORY is", "order", "domains", "3/6", JOB, LOCKSTEP_INVENTORY="3/7")
+
+    def test_each_value_is_checked(self):
+        def changed(path, value):
+            told = an_order()
+            place = told
+            for step in path[:-1]:
+                place = place[step]
+            place[path[-1]] = value
+            return told
+
+        template, run = "{{ lookup('pipe', 'id') }}", ("order", "domains", "3/environment", JOB)
+        for path, values in (
+            (["environment"], ["4", None, template]),
+            (["task"], ["routes", None]),
+            (["mode"], ["a/b", "", None, template]),
+            (["hosts", 0, "name"], ["a/b", "proxy", "localhost", "host-b", 7, template]),
+            (["hosts", 0, "address"], ["-oProxyCommand=id", "a b", "fe80::1%{{x}}", "", None, template]),
+            (["hosts", 0, "port"], [0, 65536, "22", True, None]),
+            (["hosts", 0, "user"], ["a b", "-x", "", template]),
+            (["hosts", 0, "host_key"], ["ssh-ed25519", "ssh-ed25519 AAAA\nx ssh-ed25519 AAAA", "AAAA", 7, template]),
+            (["hosts", 0, "key"], ["../id", "", 7, template]),
+            (["proxy", "host"], ["host-z", None, template]),
+            (["proxy", "port"], ["8080", 0]),
+            (["hosts"], [[]]),
+        ):
+            for value in values:
+                self.give(changed(path, value))
+                with self.subTest(path=path, value=value):
+                    self.refused(65, "is not valid", *run)
+        for told in ({}, {**an_order(), "hosts": [7]}, {**an_order(), "hosts": [{"name": "host-a"}]}, {**an_order(), "proxy": None}, 7):
+            self.give(told)
+            with self.subTest(told):
+                self.refused(65, "lockstep_order", *run)
+        (self.run_folder / "vars.json").write_text(json.dumps({"lockstep_order": an_order(), "order_root": "/"}))
+        self.refused(65, "lockstep_order alone", *run)
+        self.give(changed(["hosts", 0, "key"], "other"))
+        self.refused(78, ".ssh/other, which cannot be read", *run)
+
+    def test_other_actions_take_no_inventory_with_a_slash(self):
+        self.refused(64, "inventory '3/6' is not valid", "app-deploy", "3/6", JOB)
+        self.refused(64, "inventory '3/6' is not valid", "play", "app-deploy", "3/6", JOB)
 
 
 if __name__ == "__main__":

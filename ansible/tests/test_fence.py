@@ -79,8 +79,8 @@ class Table(Case):
 
     def test_damaged_file_is_refused(self):
         self.store(7, "A")
-        for text in ("", "{", "[]", '{"fence": "7", "job": "A"}', '{"fence": true, "job": "A"}', '{"fence": 7}', "\x00"):
-            with open(self.path, "w", encoding="utf-8") as file:
+        for text in ("", "{", "[]", '{"fence": "7", "job": "A"}', '{"fence": true, "job": "A"}', '{"fence": 7}', "\x00", "\xff"):
+            with open(self.path, "w", encoding="latin-1") as file:
                 file.write(text)
             with self.subTest(text), self.assertRaisesRegex(fence.Refused, "damaged"):
                 fence.apply(self.path, 10**15, "B")

@@ -7,10 +7,10 @@ use std::borrow::Cow;
 
 use axum::http::StatusCode;
 
-use crate::dispatch::{Refusal, ReleaseRefusal};
+use crate::dispatch::{OrderRefusal, Refusal, ReleaseRefusal};
 use crate::engine::EngineError;
 use crate::model::app::FeedError;
-use crate::model::ids::JobId;
+use crate::model::ids::{JobId, Word};
 use crate::model::mistakes::Mistakes;
 use crate::model::release::Fault;
 use crate::model::release::command::Refused;
@@ -84,6 +84,18 @@ pub(super) enum ApiError {
     UnknownPipeline,
     /// The file of a pipeline is wrong.
     Pipeline(Mistakes),
+    /// The file of an order is wrong.
+    OrderFile(Mistakes),
+    /// The file of an environment is wrong.
+    EnvironmentFile(Mistakes),
+    /// There is no environment of that name.
+    UnknownEnvironment(Word),
+    /// An environment has no such mode.
+    UnknownMode(String),
+    /// There is no such order.
+    UnknownOrder,
+    /// An order cannot be carried out, or may not be changed so.
+    OrderRefused(String),
     /// No such release, or none that the caller may see.
     UnknownRelease,
     /// What a release is to consist of, or where it is to begin, is wrong.
@@ -159,6 +171,23 @@ impl From<ReleaseRefusal> for ApiError {
             ReleaseRefusal::Refused(refused) => Self::Refused(refused),
             ReleaseRefusal::KeyReused => Self::KeyReused,
             ReleaseRefusal::Other(refusal) => refusal.into(),
+        }
+    }
+}
+
+impl From<OrderRefusal> for ApiError {
+    fn from(refusal: OrderRefusal) -> Self {
+        match refusal {
+            OrderRefusal::Unknown => Self::UnknownOrder,
+            OrderRefusal::UnknownEnvironment(name) => Self::UnknownEnvironment(name),
+            OrderRefusal::UnknownMode { .. } => Self::UnknownMode(refusal.to_string()),
+            OrderRefusal::Problems(problems) => Self::OrderRefused(problems.join("; ")),
+            OrderRefusal::Refused(refused) => Self::OrderRefused(refused.to_string()),
+            OrderRefusal::KeyReused => Self::KeyReused,
+            OrderRefusal::NoActions(_) => {
+                Self::OrderRefused(format!("{refusal}: an operator adds them, as lockstep config shows"))
+            }
+            OrderRefusal::Other(refusal) => refusal.into(),
         }
     }
 }
@@ -326,6 +355,42 @@ impl ApiError {
                 "invalid-pipeline",
                 "The file of the pipeline is wrong",
                 shortened(&mistakes.to_string().replace('\n', "; "), MISTAKES_SHOWN),
+            ),
+            Self::OrderFile(mistakes) => Face::new(
+                S::UNPROCESSABLE_ENTITY,
+                "invalid-order",
+                "The file of the order is wrong",
+                shortened(&mistakes.to_string().replace('\n', "; "), MISTAKES_SHOWN),
+            ),
+            Self::EnvironmentFile(mistakes) => Face::new(
+                S::UNPROCESSABLE_ENTITY,
+                "invalid-environment",
+                "The file of the environment is wrong",
+                shortened(&mistakes.to_string().replace('\n', "; "), MISTAKES_SHOWN),
+            ),
+            Self::UnknownEnvironment(name) => Face::new(
+                S::NOT_FOUND,
+                "unknown-environment",
+                "There is no such environment",
+                format!("No environment {name} is registered. GET /api/v1/environments lists those that are; an operator registers one with lockstep environment add."),
+            ),
+            Self::UnknownMode(what) => Face::new(
+                S::NOT_FOUND,
+                "unknown-mode",
+                "The environment has no such mode",
+                shortened(what, MISTAKES_SHOWN),
+            ),
+            Self::UnknownOrder => Face::new(
+                S::NOT_FOUND,
+                "unknown-order",
+                "There is no such order",
+                "GET /api/v1/orders lists those that there are. Orders are kept for release.retention, and the newest of each environment for ever.",
+            ),
+            Self::OrderRefused(what) => Face::new(
+                S::CONFLICT,
+                "order-refused",
+                "The order is refused",
+                shortened(what, MISTAKES_SHOWN),
             ),
             Self::UnknownRelease => Face::new(
                 S::NOT_FOUND,

@@ -23,6 +23,7 @@ mod list;
 mod locks;
 mod observe;
 mod ops;
+mod orders;
 mod output;
 mod pipelines;
 mod poll;
@@ -58,6 +59,7 @@ use crate::dispatch::Dispatcher;
 use crate::egress::Egress;
 use crate::metrics::Metrics;
 use crate::oidc::Oidc;
+use crate::repositories::Repositories;
 
 use error::ApiError;
 
@@ -69,6 +71,7 @@ pub struct Api {
     tokens: credentials::Tokens,
     oidc: Oidc,
     egress: Egress,
+    repositories: Repositories,
     feed_networks: Vec<IpNetwork>,
     final_status: FinalStatus,
     metrics: Arc<Metrics>,
@@ -94,6 +97,7 @@ impl Api {
         Arc::new(Self {
             tokens: credentials::Tokens::new(auth, dispatcher.pepper()),
             oidc,
+            repositories: Repositories::new(egress.clone()),
             egress,
             feed_networks: auth.feed_networks.clone(),
             final_status,
@@ -159,6 +163,15 @@ fn v1() -> OpenApiRouter<Shared> {
         .routes(routes!(releases::rollback))
         .routes(routes!(releases::lift))
         .routes(routes!(releases::catalogue))
+        .routes(routes!(orders::list, orders::give))
+        .routes(routes!(orders::plan))
+        .routes(routes!(orders::show))
+        .routes(routes!(orders::file_of))
+        .routes(routes!(orders::again))
+        .routes(routes!(orders::cancel))
+        .routes(routes!(orders::retry))
+        .routes(routes!(orders::environments))
+        .routes(routes!(orders::environment, orders::set_environment))
         .routes(routes!(reporters::list))
         .routes(routes!(reporters::set, reporters::remove))
         .routes(routes!(reporters::pending))

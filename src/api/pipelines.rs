@@ -22,7 +22,7 @@ use crate::wire::{PipelineEntry, PipelineList, PipelineSet, PipelineView, Proble
 pub(super) struct Why {
     /// Why, for the audit log
     #[param(min_length = 1, max_length = 500)]
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
 }
 
 /// Which version is shown.

@@ -179,8 +179,7 @@ impl Dispatcher {
         let idempotency = new.idempotency_key.as_deref().map(|key| (key, digest.as_str()));
         for _ in 0..TRIES {
             let (plan, stored) = self.plan_order(&new.spec, &new.mode, &BTreeMap::new()).await?;
-            // One that was given already is not planned again.
-            if !plan.problems.is_empty() && idempotency.is_none() {
+            if !plan.problems.is_empty() && !self.was_given(&new).await? {
                 return Err(OrderRefusal::Problems(plan.problems));
             }
             let now_ms = self.noting(self.parts.store.now_ms().await)?;
@@ -201,6 +200,12 @@ impl Dispatcher {
             }
         }
         Err(Refusal::NotReady("orders are being given to this environment all the time").into())
+    }
+
+    /// Whether this very request gave an order before.
+    pub async fn was_given(&self, new: &NewOrder) -> Result<bool, OrderRefusal> {
+        let Some(key) = new.idempotency_key.as_deref() else { return Ok(false) };
+        Ok(self.noting(self.parts.store.was_given(&new.spec.environment, key).await)?)
     }
 
     /// An order.

@@ -224,6 +224,9 @@ impl Keys {
     pub(super) fn order(&self, order: &OrderId) -> String {
         self.of("order:", &order.to_string())
     }
+    pub(super) fn order_key(&self, environment: &Word, hash: &str) -> String {
+        self.of("idem:order:", &format!("{environment}:{hash}"))
+    }
     pub(super) fn due_orders(&self) -> String {
         self.key("orders:due")
     }

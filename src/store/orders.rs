@@ -130,6 +130,15 @@ impl Store {
         Ok(found)
     }
 
+    /// Whether a request with this `Idempotency-Key` gave an order to an environment before.
+    pub async fn was_given(&self, environment: &Word, key: &str) -> Result<bool> {
+        let key = self.keys().order_key(environment, &digest_of(key));
+        let answers = self.read(self.quick(), &key, |pipe| {
+            pipe.cmd("EXISTS").arg(&key);
+        });
+        Ok(number::<u64>(&answers.await?.next()?) == Some(1))
+    }
+
     /// The file that an order was given in; none: there is no such order.
     pub async fn order_file(&self, id: &OrderId) -> Result<Option<String>> {
         let key = self.keys().order(id);

@@ -19,7 +19,7 @@ use crate::model::token::{Grant, Role};
 fn not_for(role: Role) -> ApiError {
     ApiError::Forbidden(match role {
         Role::Viewer => "This token's role is viewer: it sees everything and changes nothing.",
-        Role::Releaser => "This token's role is releaser: it sees everything, and changes releases alone.",
+        Role::Releaser => "This token's role is releaser: it sees everything, and changes releases and orders alone.",
         Role::Reporter => "This token's role is reporter: it reports on releases, and opens nothing else.",
         Role::Operator => "This is not an operator's to do.",
     })

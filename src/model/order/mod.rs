@@ -19,6 +19,7 @@
 pub mod environment;
 pub mod file;
 pub mod plan;
+pub mod refs;
 pub mod rule;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,520 @@
+#!/usr/bin/python3
+"""A service of an order on its host: a folder, a process that a supervisor keeps running, and the releases that it ran.
+
+    <root>/supervise/<id>         link to the unit; what `runsvdir` of this environment and mode looks after
+    <root>/services/<id>/         nobody else may look into it
+        secrets.env               variables, as the shell reads them
+        port                      see lockstep_ports
+        unit/                     what `runsv` reads: the same for all services and releases
+        current, before           links to the release that runs, and to the one that did
+        <commit>-<fence>/         a release: files/, environment.env, start, check (port and health path), and `digest` once it has answered
+        log/current               what it has said
+
+    change     does
+    secrets    writes the variables
+    compare    says whether what is asked for runs already and answers
+    stage      makes the folder of a new release, with its environment
+    plan       says how the files of the release are built
+    start      stops what runs, starts the release, and waits for its answer; where there is none, puts back what ran before
+    remove     stops the service and removes its folder
+
+A release holds its own copy of the environment, secrets among it: what is put back is what ran. Nothing of it is ever on a command line. A
+release that has not answered has no `digest`, and is never gone back to.
+
+Each process is started in a session of its own and ended with everything in it, so that nothing stays behind that keeps the port.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import time
+
+from ansible.module_utils.lockstep_host import Refused, compare_fence, link_target, listener, locked, put, read, switch, wait
+
+DOCUMENTATION = r"""
+module: lockstep_service
+short_description: Deploys and removes a service of an order on its host
+options:
+  change: {description: "See the top of the file.", type: str, required: true}
+  root: {description: Folder of this environment and mode on the host., type: path, required: true}
+  service: {description: The id of the service., type: str, required: true}
+  secrets: {description: Variables to write., type: dict}
+  type: {description: "node, python, angular or static.", type: str}
+  port: {description: Where it listens., type: int}
+  health: {description: The path that answers once it serves., type: str, default: /}
+  commit: {description: Full commit id., type: str}
+  environment: {description: Variables that are no secrets., type: dict}
+  release: {description: Name of the folder of the release., type: str}
+  digest: {description: What compare has said., type: str}
+  tries: {description: How often the health path is asked for; each half a second., type: int, default: 40}
+  fence: {description: "The job and its fence: path, fence and job.", type: dict, required: true}
+"""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+RELEASE = re.compile(r"[0-9a-f]{40}-[0-9]+([.][0-9]+)?")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+LOCK_WAIT = 60  # seconds
+STOP_WAIT = 15  # seconds for a process to end before it is killed
+SUPERVISOR_WAIT = 20  # seconds; runsvdir looks every 5 s
+PAUSE = 0.5  # seconds between two tries
+LOG_LINES = 30
+
+# Run in the unit's folder. The number of the session stands there before the process can do anything.
+UNIT = {
+    "run": "#!/bin/sh\necho $$ >group\nexec 2>&1\nexec chpst -P ../current/start\n",
+    "finish": '#!/bin/sh\n# Whatever it has left behind would keep its port.\nkill -s KILL -- "-$(cat group)" 2>/dev/null\nexit 0\n',
+    "control/t": '#!/bin/sh\nkill -s TERM -- "-$(cat group)" 2>/dev/null\n',
+    "control/k": '#!/bin/sh\nkill -s KILL -- "-$(cat group)" 2>/dev/null\n',
+    "log/run": "#!/bin/sh\nexec svlogd -tt ../../log\n",
+}
+
+
+# --- what a type means: reads the files of a release, changes nothing -------------------------------------------------
+
+
+def package_of(files):
+    text = read(os.path.join(files, "package.json"))
+    if text is None:
+        return {}
+    try:
+        package = json.loads(text)
+    except ValueError as error:
+        raise Refused("package.json is not JSON: %s" % error) from None
+    if not isinstance(package, dict):
+        raise Refused("package.json holds no object")
+    return package
+
+
+def scripts_of(package):
+    scripts = package.get("scripts")
+    return scripts if isinstance(scripts, dict) else {}
+
+
+def web_line(files):
+    """The line of a Procfile that starts what serves."""
+    match = re.search(r"^web:[ \t]*(\S.*)$", read(os.path.join(files, "Procfile")) or "", re.MULTILINE)
+    return match and match.group(1).strip()
+
+
+def has_requirements(files):
+    lines = (read(os.path.join(files, "requirements.txt")) or "").splitlines()
+    return any(line.split("#", 1)[0].strip() for line in lines)
+
+
+def build_steps(kind, files):
+    """The commands that build, in order; run in the folder of the files."""
+    if kind == "node":
+        return [["npm", "ci", "--omit=dev"]] if package_of(files).get("dependencies") else []
+    if kind == "angular":
+        package = package_of(files)
+        if "build" not in scripts_of(package):
+            raise Refused("package.json has no script `build`")
+        dependencies = package.get("dependencies") or package.get("devDependencies")
+        return [["npm", "ci"]] * bool(dependencies) + [["npm", "run", "build"]]
+    if kind == "python" and has_requirements(files):
+        return [["python3", "-m", "venv", "../venv"], ["../venv/bin/pip", "install", "--no-input", "--disable-pip-version-check", "-r", "requirements.txt"]]
+    return []
+
+
+def needed(kind, steps):
+    programs = {"node": ["node"], "python": ["python3"], "angular": ["node", "nginx"], "static": ["nginx"]}[kind]
+    return ["runsvdir", "runsv", "sv", "svlogd", "chpst", *programs, *["npm"] * any(step[0] == "npm" for step in steps)]
+
+
+def public_folder(kind, files):
+    """What nginx serves, relative to the files."""
+    if kind == "static":
+        places = ["public", "."]
+    else:
+        inner = [os.path.join("dist", name) for name in sorted(os.listdir(os.path.join(files, "dist")))] if os.path.isdir(os.path.join(files, "dist")) else []
+        places = ["dist", *inner, *[os.path.join(name, "browser") for name in inner]]
+    for place in places:
+        if os.path.isfile(os.path.join(files, place, "index.html")):
+            return place
+    raise Refused("there is no index.html in %s" % (", ".join(places).replace("., ", "") if kind == "static" else "dist, dist/* or dist/*/browser"))
+
+
+def command(kind, files):
+    """What is started, in the folder of the files: a line for sh."""
+    if kind in ("angular", "static"):
+        return "exec nginx -p %s -c nginx.conf -e stderr" % shlex.quote(os.path.dirname(files))
+    line = web_line(files)
+    if line:
+        return "exec sh -c %s" % shlex.quote(line)
+    if kind == "python":
+        for name in ("app.py", "main.py"):
+            if os.path.isfile(os.path.join(files, name)):
+                return "exec python3 " + name
+        raise Refused("there is neither a Procfile with a line `web:`, nor app.py, nor main.py")
+    package = package_of(files)
+    start = scripts_of(package).get("start")
+    if isinstance(start, str) and start.strip():
+        return "exec sh -c %s" % shlex.quote(start)
+    main = package.get("main") if isinstance(package.get("main"), str) and package["main"] else "index.js"
+    if not any(os.path.exists(os.path.join(files, main + end)) for end in ("", ".js")):
+        raise Refused("there is neither a Procfile with a line `web:`, nor a script `start` in package.json, nor %s" % main)
+    return "exec node %s" % shlex.quote("./" + main)
+
+
+def start_script(kind, files, port):
+    own = {"node": "$PWD/node_modules/.bin:", "python": "${PWD%/files}/venv/bin:"}.get(kind, "")
+    more = "export PYTHONUNBUFFERED=1\n" if kind == "python" else ""
+    return (
+        "#!/bin/sh\n# Starts this release. Its environment is read from the files beside it.\n"
+        "cd %s || exit 1\n. ../environment.env\nexport PORT=%d HOST=0.0.0.0\nexport PATH=\"%s%s\"\n%s%s\n"
+    ) % (shlex.quote(files), port, own, PATH, more, command(kind, files))  # fmt: skip
+
+
+def nginx_conf(kind, release, port, place):
+    """Serves the files of a front. Names that begin with a dot are nobody's business."""
+    temp = "".join("  %s_temp_path %s/temp/%s;\n" % (name, release, name) for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    return """daemon off;
+worker_processes 1;
+pid %s/nginx.pid;
+error_log stderr warn;
+events { worker_connections 512; }
+http {
+  include /etc/nginx/mime.types;
+  types { application/javascript mjs; }
+  default_type application/octet-stream;
+  access_log off;
+  server_tokens off;
+  absolute_redirect off;
+%s  gzip on;
+  gzip_types text/css text/javascript application/javascript application/json image/svg+xml;
+  server {
+    listen %d;
+    root "%s";
+    location ~ "/[.](?!well-known/)" { return 404; }
+    location / { try_files $uri $uri/ %s; }
+  }
+}
+""" % (release, temp, port, os.path.normpath(os.path.join(release, "files", place)), "/index.html" if kind == "angular" else "=404")  # fmt: skip
+
+
+def exports(values):
+    """Variables as a file that the shell reads: any text, but for one character that no environment can hold."""
+    lines = []
+    for name, value in sorted(values.items()):
+        if not VARIABLE.fullmatch(name):
+            raise Refused("%r is not the name of a variable" % name)
+        if not isinstance(value, str) or "\0" in value:
+            raise Refused("the value of %s is no text that an environment can hold" % name)
+        lines.append("export %s=%s\n" % (name, shlex.quote(value)))
+    return "".join(lines)
+
+
+# --- the service on this host -----------------------------------------------------------------------------------------
+
+
+class Service:
+    def __init__(self, root, name):
+        if not NAME.fullmatch(name):
+            raise Refused("%r is not the name of a service" % name)
+        self.root, self.name = root, name
+        self.folder = os.path.join(root, "services", name)
+        self.unit = os.path.join(self.folder, "unit")
+        self.link = os.path.join(root, "supervise", name)
+        self.log = os.path.join(self.folder, "log", "current")
+
+    def path(self, *names):
+        return os.path.join(self.folder, *names)
+
+    def locked(self):
+        os.makedirs(os.path.join(self.root, "locks"), exist_ok=True)
+        return locked(os.path.join(self.root, "locks", self.name), LOCK_WAIT)
+
+    def environment(self, values, port):
+        return exports(values) + (read(self.path("secrets.env")) or "") + "export PORT=%d HOST=0.0.0.0\n" % port
+
+    def release_of(self, link):
+        """The release that a link names, if it is one that has answered."""
+        name = link_target(self.path(link))
+        return name if name and read(self.path(name, "digest")) else ""
+
+    def check_of(self, release):
+        port, _space, health = (read(self.path(release, "check")) or "").partition(" ")
+        return int(port), health
+
+    # --- the supervisor
+
+    def supervised(self):
+        """Whether a runsv looks after the unit: it alone reads this pipe."""
+        try:
+            os.close(os.open(os.path.join(self.unit, "supervise", "ok"), os.O_WRONLY | os.O_NONBLOCK))
+            return True
+        except OSError:
+            return False
+
+    def sv(self, *arguments):
+        done = subprocess.run(["sv", *arguments, self.unit], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return done.stdout.decode("utf-8", "replace").strip()
+
+    def run_supervisor(self):
+        """Sees to it that runsvdir runs, one for this environment and mode. It takes nothing of this process's environment along."""
+        folder = os.path.join(self.root, "supervise")
+        os.makedirs(folder, exist_ok=True)
+        command = ["runsvdir", "-P", folder]
+        with locked(folder, LOCK_WAIT):
+            for pid in filter(str.isdigit, os.listdir("/proc")):
+                with contextlib.suppress(PermissionError):
+                    if (read("/proc/%s/cmdline" % pid) or "").rstrip("\0").split("\0") == command:
+                        return
+            environ = {name: os.environ[name] for name in ("HOME", "USER", "LOGNAME") if name in os.environ}
+            environ.update(PATH=PATH, LANG="C.UTF-8")
+            with open(folder + ".log", "wb") as log:
+                subprocess.Popen(command, cwd="/", env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+    def write_unit(self):
+        for folder in (self.unit, os.path.join(self.unit, "control"), os.path.join(self.unit, "log"), self.path("log")):
+            os.makedirs(folder, exist_ok=True)
+        for name, text in UNIT.items():
+            path = os.path.join(self.unit, name)
+            if read(path) != text:
+                put(path, text, 0o755)
+
+    def stop(self):
+        said = self.sv("-w", str(STOP_WAIT), "force-stop")
+        if not wait(lambda: read(os.path.join(self.unit, "supervise", "stat")) == "down\n", 5):
+            raise Refused("what runs does not end: %s" % said)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.unit, "group"))
+
+    def run(self, release):
+        """Makes the release the one that runs; does not wait for its answer."""
+        self.write_unit()
+        self.run_supervisor()
+        linked = os.path.lexists(self.link)
+        if linked:
+            self.await_supervision()
+            self.stop()
+        self.await_port(self.check_of(release)[0])
+        switch(self.path("current"), release)
+        if not linked:
+            switch(self.link, os.path.join("..", "services", self.name, "unit"))
+            self.await_supervision()
+        self.sv("up")
+
+    def await_supervision(self):
+        if not wait(self.supervised, SUPERVISOR_WAIT):
+            said = (read(os.path.join(self.root, "supervise.log")) or "").strip()[-500:]
+            raise Refused("the supervisor does not look after the service: %s" % (said or "it says nothing"))
+
+    def await_port(self, port):
+        """What answers there is to be this service, and not who took its port."""
+        if not wait(lambda: listener(port) is None, 5):
+            pid, _session, name = listener(port) or (0, 0, "a process that has just ended")
+            raise Refused("port %d is not free: process %d (%s) listens there" % (port, pid, name))
+
+    def answers(self, port, health):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        with contextlib.closing(connection):
+            try:
+                connection.request("GET", health)
+                status = connection.getresponse().status
+            except (OSError, http.client.HTTPException) as error:
+                return False, "%s" % error
+        return status < 400, "status %d" % status
+
+    def await_answer(self, port, health, tries):
+        """None once it answers, else why not. A process that has ended twice will not come."""
+        seen, said = set(), ""
+        for _try in range(tries):
+            began = time.monotonic()
+            seen.add(read(os.path.join(self.unit, "group")))
+            if len(seen - {None}) > 2:
+                return "it keeps ending"
+            well, said = self.answers(port, health)
+            if well:
+                return None
+            time.sleep(max(0, began + PAUSE - time.monotonic()))
+        return "http://127.0.0.1:%d%s does not answer as it should (%s)" % (port, health, said)
+
+    # --- changes
+
+    def compare(self, kind, commit, port, health, environment):
+        wanted = json.dumps([kind, commit, port, health, self.environment(environment, port)])
+        digest = hashlib.sha256(wanted.encode()).hexdigest()
+        live = self.release_of("current")
+        same = bool(live) and read(self.path(live, "digest")) == digest and self.supervised() and self.answers(port, health)[0]
+        return {"changed": False, "digest": digest, "same": same, "live": live}
+
+    def stage(self, release, environment, port):
+        if not RELEASE.fullmatch(release):
+            raise Refused("%r is not the name of a release" % release)
+        keep = {link_target(self.path(link)) for link in ("current", "before")}
+        # A repetition of the job whose release is there leaves that one alone.
+        name, number = release, 0
+        while name in keep:
+            number += 1
+            name = "%s.%d" % (release, number)
+        self.prune(keep)
+        os.makedirs(self.path(name, "files"), mode=0o700)
+        os.makedirs(self.path(name, "temp"))
+        put(self.path(name, "environment.env"), self.environment(environment, port), 0o600)
+        return {"changed": True, "release": name, "files": self.path(name, "files")}
+
+    def prune(self, keep):
+        for name in os.listdir(self.folder):
+            if RELEASE.fullmatch(name) and name not in keep:
+                shutil.rmtree(self.path(name))
+
+    def plan(self, kind, release):
+        steps = build_steps(kind, self.path(release, "files"))
+        missing = [program for program in needed(kind, steps) if not shutil.which(program, path=PATH)]
+        if missing:
+            raise Refused("not installed on this host: %s; service %s is of type %s and needs it" % (", ".join(missing), self.name, kind))
+        return {"changed": False, "steps": steps}
+
+    def start(self, kind, release, port, health, digest, tries):
+        files = self.path(release, "files")
+        if kind in ("angular", "static"):
+            put(self.path(release, "nginx.conf"), nginx_conf(kind, self.path(release), port, public_folder(kind, files)))
+        put(self.path(release, "check"), "%d %s" % (port, health))
+        put(self.path(release, "start"), start_script(kind, files, port), 0o755)
+        before = self.release_of("current") or self.release_of("before")
+        if before:
+            switch(self.path("before"), before)
+        said = self.log_size()
+        try:
+            self.run(release)
+            why = self.await_answer(port, health, tries)
+        except Refused as refused:
+            why = str(refused)
+        if why is None:
+            put(self.path(release, "digest"), digest)
+            self.prune({release, before})
+            return {"changed": True, "release": release, "before": before}
+        raise Refused("%s\n%s\n%s" % (why, self.log_since(said), self.put_back(before, tries)))
+
+    def put_back(self, before, tries):
+        """What was live before is live again; returns what is live now."""
+        try:
+            if not before:
+                self.take_down()
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.path("current"))
+                return "nothing is live: nothing was before"
+            self.run(before)
+            why = self.await_answer(*self.check_of(before), tries)
+        except Refused as refused:
+            why = str(refused)
+        if why:
+            return "nothing answers: what ran before, commit %s, was started again: %s" % (before.split("-")[0], why)
+        return "what ran before is live again: commit %s" % before.split("-")[0]
+
+    def take_down(self):
+        """Ends process and supervision. What is not linked is not started again."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.link)
+        if self.supervised():
+            said = self.sv("-w", str(STOP_WAIT), "force-shutdown")
+            if not wait(lambda: not self.supervised(), 5):
+                raise Refused("what runs does not end: %s" % said)
+
+    def remove(self):
+        if not os.path.lexists(self.folder) and not os.path.lexists(self.link):
+            return {"changed": False}
+        self.take_down()
+        if os.path.lexists(self.folder):
+            shutil.rmtree(self.folder)
+        return {"changed": True}
+
+    # --- its log
+
+    def log_size(self):
+        try:
+            return os.stat(self.log).st_size
+        except FileNotFoundError:
+            return 0
+
+    def log_since(self, size):
+        """The last lines that were written since the log had this size; svlogd begins a new file now and then."""
+        try:
+            with open(self.log, "rb") as file:
+                file.seek(size if size <= os.fstat(file.fileno()).st_size else 0)
+                lines = file.read()[-20000:].decode("utf-8", "replace").splitlines()
+        except FileNotFoundError:
+            lines = []
+        text = "\n".join(["its log:", *lines[-LOG_LINES:]]) if lines else "it has written nothing to its log"
+        # Some programs print their environment when they fail. Short values would hide half of the text, and are no secrets.
+        for word in shlex.split(read(self.path("secrets.env")) or ""):
+            value = word.partition("=")[2]
+            if len(value) > 5:
+                text = text.replace(value, "********")
+        return text
+
+
+def apply(asked):
+    service = Service(asked["root"], asked["service"])
+    what, port, health = asked["change"], asked["port"], asked["health"]
+    if what != "remove" and not health.startswith("/") or re.search(r"[^!-~]", health):
+        raise Refused("%r is not a path that can be asked for" % health)
+    with service.locked():
+        compare_fence(**asked["fence"])
+        if what == "remove":
+            return service.remove()
+        if what == "secrets":
+            os.makedirs(service.folder, mode=0o700, exist_ok=True)
+            text, path = exports(asked["secrets"]), service.path("secrets.env")
+            if read(path) == text:
+                return {"changed": False}
+            put(path, text, 0o600)
+            return {"changed": True}
+        os.makedirs(service.folder, mode=0o700, exist_ok=True)
+        if what == "compare":
+            return service.compare(asked["type"], asked["commit"], port, health, asked["environment"])
+        if what == "stage":
+            return service.stage(asked["release"], asked["environment"], port)
+        if what == "plan":
+            return service.plan(asked["type"], asked["release"])
+        return service.start(asked["type"], asked["release"], port, health, asked["digest"], asked["tries"])
+
+
+def main():
+    from ansible.module_utils.basic import AnsibleModule
+
+    module = AnsibleModule(
+        argument_spec={
+            "change": {"type": "str", "required": True, "choices": ["secrets", "compare", "stage", "plan", "start", "remove"]},
+            "root": {"type": "path", "required": True},
+            "service": {"type": "str", "required": True},
+            "secrets": {"type": "dict", "no_log": True},
+            "type": {"type": "str", "choices": ["node", "python", "angular", "static"]},
+            "port": {"type": "int"},
+            "health": {"type": "str", "default": "/"},
+            "commit": {"type": "str"},
+            "environment": {"type": "dict", "no_log": True},
+            "release": {"type": "str"},
+            "digest": {"type": "str"},
+            "tries": {"type": "int", "default": 40},
+            "fence": {"type": "dict", "required": True, "options": {
+                "path": {"type": "path", "required": True}, "fence": {"type": "int", "required": True}, "job": {"type": "str", "required": True},
+            }},
+        },
+        required_if=[
+            ("change", "secrets", ["secrets"]),
+            ("change", "compare", ["type", "commit", "port", "environment"]),
+            ("change", "stage", ["release", "port", "environment"]),
+            ("change", "plan", ["type", "release"]),
+            ("change", "start", ["type", "release", "port", "digest"]),
+        ],
+    )  # fmt: skip
+    try:
+        module.exit_json(**apply(module.params))
+    except Refused as refused:
+        module.fail_json(msg=str(refused), refused=True)
+    except OSError as error:
+        module.fail_json(msg="the service cannot be changed on this host: %s" % error)
+
+
+if __name__ == "__main__":
+    main()

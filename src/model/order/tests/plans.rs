@@ -1,0 +1,78 @@
+//! Plans: what differs, and where services go.
+
+use super::*;
+use crate::model::order::plan::{self, Plan};
+
+fn planned(play: &Play, text: &str, commits: &[(&str, u8)]) -> Plan {
+    let mode = word("production");
+    let commits = commits.iter().map(|(id, n)| (word(id), commit(*n))).collect();
+    let spec = file::read(text).expect("an order");
+    plan::plan(&spec, (&mode, &play.environment.modes[&mode]), &play.deployed, &play.vault, &commits)
+}
+
+fn changes(plan: &Plan) -> Vec<String> {
+    plan.services.iter().map(|(id, it)| format!("{id} {:?}", it.change)).collect()
+}
+
+#[test]
+fn a_plan_says_what_would_change_and_changes_nothing() {
+    let mut play = Play::new();
+    let plan = planned(&play, ORDER, &[]);
+    assert_eq!(changes(&plan), ["6 Create", "7 Create", "8 Create"]);
+    assert_eq!(plan.generate, BTreeSet::from([word("api-key"), word("database-password")]));
+    assert_eq!((plan.domains.0.len(), plan.routes.0.len(), plan.problems.len()), (2, 3, 0));
+    assert_eq!(play.deployed, Deployed::default());
+
+    let first = play.give(ORDER);
+    play.look(first);
+    play.play(&[]);
+    let before = play.deployed.clone();
+    let plan = planned(&play, ORDER, &[]);
+    assert_eq!(changes(&plan), ["6 Keep", "7 Keep", "8 Keep"]);
+    assert!(plan.generate.is_empty() && plan.domains == Default::default() && plan.routes == Default::default());
+    let plan = planned(&play, ORDER, &[("6", 1), ("7", 70)]);
+    assert_eq!(changes(&plan), ["6 Keep", "7 Update", "8 Keep"]);
+    assert_eq!(plan.services[&word("7")].why, ["commit: 020202020202 to 464646464646"]);
+
+    let changed = ORDER
+        .replace("path: /core", "path: /kernel")
+        .replace("type: static", "type: angular")
+        .replace("[auth, discovery]", "[auth]");
+    let plan = planned(&play, &changed, &[]);
+    // Without a discovery service, nobody is told where it is.
+    assert_eq!(changes(&plan), ["6 Update", "7 Update", "8 Update"]);
+    assert_eq!(plan.services[&word("7")].why, ["DISCOVERY_URL in its environment"]);
+    assert_eq!(plan.services[&word("8")].why[0], "type: static to angular");
+    assert_eq!(plan.routes.0, BTreeSet::from([("api.lab.example".into(), "/kernel".into(), word("6"))]));
+    assert_eq!(plan.routes.1, BTreeSet::from([("api.lab.example".into(), "/core".into(), word("6"))]));
+
+    let front = ORDER.find("front:").expect("it is there");
+    let plan = planned(&play, &ORDER[..front], &[]);
+    assert_eq!(changes(&plan), ["6 Keep", "7 Keep", "8 Remove"]);
+    assert_eq!(plan.domains.1, BTreeSet::from(["www.lab.example".to_owned()]));
+    let plan = planned(&play, "action: remove\nenvironment_id: '3'\nx:\n  services: [{id: '8'}, {id: nothing}]\n", &[]);
+    assert_eq!(changes(&plan), ["8 Remove"]);
+    assert_eq!(plan.problems, ["service nothing is not deployed, so it cannot be removed"]);
+    assert_eq!(play.deployed, before);
+}
+
+#[test]
+fn a_service_stays_where_it_is_and_the_largest_is_placed_first() {
+    let mut play = Play::new();
+    let large = ORDER.replace("      type: static", "      type: static\n      memory: 590");
+    let plan = planned(&play, &large, &[]);
+    assert_eq!(plan.services[&word("8")].host, Some(word("one")), "the most room is there");
+    assert_eq!(plan.services[&word("6")].host, Some(word("two")));
+    let first = play.give(ORDER);
+    play.look(first);
+    play.play(&[]);
+    // All are on the first host; a fourth that has no room there goes to the other, and nobody moves.
+    let more = format!(
+        "{ORDER}    - id: '9'\n      path: /more\n      repository: {{url: 'https://git.example/more.git'}}\n      type: node\n      memory: 600\n"
+    );
+    let fits = planned(&play, &more.replace("memory: 600", "memory: 610"), &[]);
+    assert_eq!(fits.services[&word("9")].host, Some(word("one")));
+    let plan = planned(&play, &more.replace("memory: 600", "memory: 700"), &[]);
+    assert_eq!(plan.problems.len(), 1);
+    assert_eq!(changes(&planned(&play, &more, &[]))[..3], ["6 Keep", "7 Keep", "8 Keep"]);
+}
