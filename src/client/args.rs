@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::orders::args::{Environment, Order};
 use super::releases::args::{Catalogue, Release, Reporters};
 use crate::model::ids::{DeploymentId, Inventory, JobId, Word};
 use crate::model::job::WhenBusy;
@@ -75,6 +76,12 @@ pub enum Command {
     /// Reporters: who reports on which products.
     #[command(subcommand)]
     Reporters(Reporters),
+    /// Orders: an environment as a file describes it, carried out in five tasks.
+    #[command(subcommand)]
+    Order(Order),
+    /// Environments: the hosts on which orders are carried out.
+    #[command(subcommand)]
+    Environment(Environment),
     /// Show what operators did.
     Audit(Audit),
 }
@@ -253,8 +260,8 @@ pub enum Tokens {
 pub struct TokensIssue {
     /// Whose it is: the name that stands in the audit log.
     pub name: Word,
-    /// What it opens: a viewer sees everything and changes nothing, a releaser moves releases besides; a reporter reports on releases
-    /// alone.
+    /// What it opens: a viewer sees everything and changes nothing, a releaser moves releases and gives orders besides; a
+    /// reporter reports on releases alone.
     #[arg(long, value_parser = ["viewer", "releaser", "reporter", "operator"])]
     pub role: String,
     /// A group that its bearer belongs to, for approvals; may be given several times.
@@ -487,7 +494,7 @@ mod tests {
             "deploy app --id-token-file a --token-file b",
             "status 01gzec5gjhfkwmk4z5a1nm9dpf",
             "status x",
-            "freeze a/b --reason r",
+            "freeze a/b/c --reason r",
             "freeze inventory",
             "unlock inventory --reason=",
             "tokens issue ada",
@@ -496,6 +503,23 @@ mod tests {
             "webhooks set chat",
             "webhooks replay chat",
             "audit -n 0",
+            "order apply",
+            "order apply order.yml",
+            "order apply order.yml --mode a/b",
+            "order apply order.yml --mode production --order 3/1",
+            "order apply order.yml --mode production --environment 3",
+            "order apply --order 3/0",
+            "order apply --order three",
+            "order apply --order 3/1 --detach --json",
+            "order plan order.yml",
+            "order show 3",
+            "order show 3/7 --file --follow",
+            "order show 3/7 --file --json",
+            "order list --limit 0",
+            "order cancel 3/07",
+            "order retry 3/7 --reason=",
+            "environment show",
+            "environment show a/b",
         ] {
             assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");
         }

@@ -90,6 +90,17 @@ impl CallError {
         }
     }
 
+    /// Whether a request that got this in place of a good answer may have had its effect.
+    pub(super) fn may_be_done(&self) -> bool {
+        match self {
+            Self::NotReached { sent, .. } => *sent,
+            Self::Garbled(_) => true,
+            Self::Foreign(status) => status.is_server_error(),
+            Self::Problem(problem, _) => problem.status >= 500,
+            Self::Untrusted(_) | Self::Redirect(_) => false,
+        }
+    }
+
     /// How long the dispatcher wants to be left alone.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {

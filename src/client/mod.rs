@@ -4,6 +4,7 @@
 //!  args ──▶ credential, http ──▶ deploy: persist (ask, with an Idempotency-Key) ──▶ watch ──▶ recap ──▶ exit code
 //!                          ├──▶ manage: tokens, webhooks, audit; pipeline          │
 //!                          ├──▶ releases: create, board, timeline, events, …       │
+//!                          ├──▶ orders: plan, give, follow, show; environments     │
 //!                          └──▶ operate: status, logs, cancel, apps, locks, …      │
 //!                                                   follow ── what is seen ────────┤
 //!                                                   signals, deadline ─────────────┘──▶ screen ── escape ──▶ terminal or log
@@ -23,6 +24,7 @@ pub mod follow;
 pub mod http;
 mod manage;
 mod operate;
+mod orders;
 pub mod patience;
 mod pipeline;
 mod recap;
@@ -30,6 +32,7 @@ mod releases;
 mod screen;
 mod signals;
 mod watch;
+mod written;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -71,6 +74,16 @@ async fn carry_out(command: Command, options: &Options, screen: &mut Screen) -> 
     {
         return done;
     }
+    if let Command::Order(args) = &command
+        && let Some(done) = orders::offline(args, screen)
+    {
+        return done;
+    }
+    if let Command::Environment(args) = &command
+        && let Some(done) = orders::environment_offline(args, screen)
+    {
+        return done;
+    }
     let need = match &command {
         Command::Deploy(args) => Need::App(&args.deployment_id),
         Command::Status(args) => Need::Job(args.of.app.as_ref()),
@@ -87,6 +100,8 @@ async fn carry_out(command: Command, options: &Options, screen: &mut Screen) -> 
         | Command::Release(_)
         | Command::Catalogue(_)
         | Command::Reporters(_)
+        | Command::Order(_)
+        | Command::Environment(_)
         | Command::Audit(_) => Need::Operator,
     };
     let credential = Credential::choose(options, need, env)?;
@@ -107,6 +122,8 @@ async fn carry_out(command: Command, options: &Options, screen: &mut Screen) -> 
         Command::Release(args) => releases::release(args, &http, screen).await,
         Command::Catalogue(args) => releases::catalogue(args, &http, screen).await,
         Command::Reporters(args) => releases::reporters(args, &http, screen).await,
+        Command::Order(args) => orders::order(args, &http, screen).await,
+        Command::Environment(args) => orders::environment(args, &http, screen).await,
         Command::Audit(args) => manage::audit(args, &http, screen).await,
     }
 }

@@ -4,14 +4,13 @@ use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 
 use super::args::{Listed, Pipeline, PipelineApply, PipelineShow};
-use super::deploy::read;
 use super::escape::plain;
 use super::exit::{Exit, Fault};
 use super::http::Http;
 use super::manage::{head, row, show};
 use super::operate::say_json;
 use super::screen::Screen;
-use crate::model::mistakes::Mistakes;
+use super::written::Kind;
 use crate::model::pipeline;
 use crate::wire::{PipelineList, PipelineSet, PipelineView};
 
@@ -25,7 +24,7 @@ pub(super) fn offline(args: &Pipeline, screen: &mut Screen) -> Option<Result<Exi
             screen.say(SCHEMA.trim_end());
             Some(Ok(Exit::Done))
         }
-        Pipeline::Validate(args) => Some(parsed(&args.file).map(|(pipeline, _)| {
+        Pipeline::Validate(args) => Some(FILE.of(&args.file).map(|(pipeline, _)| {
             let stages: Vec<_> = pipeline.stages.iter().map(|stage| stage.name.as_str()).collect();
             screen.say(&format!("{}: good: {}", args.file.display(), stages.join(", ")));
             Exit::Done
@@ -34,22 +33,12 @@ pub(super) fn offline(args: &Pipeline, screen: &mut Screen) -> Option<Result<Exi
     }
 }
 
-/// Reads a file and says all that is wrong with it, as `file:line:column: what`.
-fn parsed(path: &std::path::Path) -> Result<(pipeline::Pipeline, String), Fault> {
-    let bytes = read(path, "pipeline")?;
-    let shown = path.display();
-    let wrong = |what: String| Fault::usage(what, "See: lockstep pipeline schema, and docs/pipelines.md.");
-    let text = String::from_utf8(bytes).map_err(|_| wrong(format!("the pipeline {shown} is not UTF-8")))?;
-    let parsed = pipeline::file::read(&text).map_err(|Mistakes(mistakes)| {
-        let mut lines = vec![format!("the pipeline {shown} is wrong:")];
-        lines.extend(mistakes.iter().map(|mistake| match mistake.line {
-            0 => format!("  {shown}: {}", plain(&mistake.what)),
-            line => format!("  {shown}:{line}:{}: {}", mistake.column, plain(&mistake.what)),
-        }));
-        wrong(lines.join("\n"))
-    })?;
-    Ok((parsed, text))
-}
+/// The file.
+const FILE: Kind<pipeline::Pipeline> = Kind {
+    what: "pipeline",
+    hint: "See: lockstep pipeline schema, and docs/pipelines.md.",
+    read: pipeline::file::read,
+};
 
 /// `pipeline`
 pub(super) async fn pipeline(args: Pipeline, http: &Http, screen: &mut Screen) -> Result<Exit, Fault> {
@@ -62,7 +51,7 @@ pub(super) async fn pipeline(args: Pipeline, http: &Http, screen: &mut Screen) -
 }
 
 async fn apply(args: PipelineApply, http: &Http, screen: &mut Screen) -> Result<Exit, Fault> {
-    let (pipeline, text) = parsed(&args.file)?;
+    let (pipeline, text) = FILE.of(&args.file)?;
     let about = format!("the pipeline {}", pipeline.name);
     let query: Vec<_> = args.reason.as_deref().map(|reason| ("reason", reason)).into_iter().collect();
     let request = http.request(Method::PUT, &["pipelines", pipeline.name.as_str()], &query);

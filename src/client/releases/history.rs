@@ -72,7 +72,7 @@ impl<'a> History<'a> {
 
 /// Repeats a question that changes nothing until it is answered, or nothing usable was heard for too long. `known`: what it is about was
 /// there before, and may be unknown for a moment while the dispatcher's memory is rebuilt.
-pub(super) async fn patiently<T>(
+pub(in crate::client) async fn patiently<T>(
     http: &Http,
     screen: &mut Screen,
     known: bool,

@@ -31,6 +31,9 @@ use crate::model::ids::ReleaseId;
 use crate::wire::ReleaseView;
 use args::{Release, Shown};
 pub(super) use catalogue::{catalogue, reporters};
+pub(super) use history::patiently;
+pub(super) use timeline::took;
+pub(super) use words::when;
 
 /// `release`
 pub(super) async fn release(args: Release, http: &Http, screen: &mut Screen) -> Result<Exit, Fault> {

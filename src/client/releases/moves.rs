@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::args::{Decide, Moved, MovedBecause, Promote};
 use super::{about, words};
 use crate::client::exit::{Exit, Fault};
-use crate::client::http::{CallError, Http};
+use crate::client::http::Http;
 use crate::client::screen::Screen;
 use crate::model::ids::ReleaseId;
 use crate::wire::{ApprovalRequest, Because, DecisionRequest, PromoteRequest, ReasonRequest};
@@ -34,7 +34,7 @@ impl Move {
         let answer = http.send_json(method, &["releases", &id, path], body).await;
         let view = answer.and_then(|answer| answer.json()).and_then(|view| about(view, release)).map_err(|error| {
             let mut fault = http.fault(&error, &format!("{what} of release {id}"));
-            if may_be_done(&error) {
+            if error.may_be_done() {
                 fault.hint = Some(format!(
                     "It may have been carried out all the same: see lockstep release show {id} before you repeat it."
                 ));
@@ -43,17 +43,6 @@ impl Move {
         })?;
         screen.say(&format!("{done}: {}", words::whereabouts(&view.summary)));
         Ok(Exit::Done)
-    }
-}
-
-/// Whether a request that got no good answer may have had its effect.
-fn may_be_done(error: &CallError) -> bool {
-    match error {
-        CallError::NotReached { sent, .. } => *sent,
-        CallError::Garbled(_) => true,
-        CallError::Foreign(status) => status.is_server_error(),
-        CallError::Problem(problem, _) => problem.status >= 500,
-        CallError::Untrusted(_) | CallError::Redirect(_) => false,
     }
 }
 

@@ -66,7 +66,7 @@ fn act(act: &ActView) -> String {
 }
 
 /// How long it took, where it is over.
-fn took(from: Option<&str>, to: Option<&str>) -> Option<String> {
+pub(in crate::client) fn took(from: Option<&str>, to: Option<&str>) -> Option<String> {
     let from: jiff::Timestamp = from?.parse().ok()?;
     let to: jiff::Timestamp = to?.parse().ok()?;
     Some(span(Duration::try_from(to.duration_since(from)).ok()?))

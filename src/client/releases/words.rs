@@ -10,7 +10,7 @@ use crate::model::ids::ReleaseId;
 use crate::wire::{Artifact, ReleaseKind, ReleaseSummary, Standing, Verdict};
 
 /// A time without its milliseconds; a text that is no time stays as it is.
-pub(super) fn when(text: &str) -> String {
+pub(in crate::client) fn when(text: &str) -> String {
     match text.parse::<jiff::Timestamp>() {
         Ok(at) => format!("{at:.0}"),
         Err(_) => plain(text),

@@ -33,6 +33,9 @@ pub(crate) const JOB: &str = "01GZEC5GJHFKWMK4Z5A1NM9DPF";
 /// The release that it has.
 pub(crate) const RELEASE: &str = "01GZEC5GJHFKWMK4Z5A1NM9DPR";
 
+/// The order that it has, as a path.
+pub(crate) const ORDER: &str = "3/7";
+
 /// What goes wrong with one request.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Fault {
@@ -65,6 +68,10 @@ pub(crate) enum Kind {
     Cancel,
     /// The events of the release.
     Events,
+    /// The order, waited for.
+    Order,
+    /// An order that is given.
+    Give,
     Other,
 }
 
@@ -83,6 +90,10 @@ pub(crate) struct World {
     pub(crate) credentials: Vec<String>,
     /// What has happened to the release.
     pub(crate) events: Vec<Value>,
+    /// The order, revision by revision: who asks for what is newer than one is told the next.
+    pub(crate) order: Vec<Value>,
+    /// The `Idempotency-Key` of each call.
+    pub(crate) keys: Vec<String>,
     /// Answers to requests of other kinds, by method and path.
     pub(crate) answers: BTreeMap<String, (u16, Value)>,
     faults: BTreeMap<Kind, VecDeque<Fault>>,
@@ -287,6 +298,8 @@ impl World {
             calls: Vec::new(),
             credentials: Vec::new(),
             events: Vec::new(),
+            order: Vec::new(),
+            keys: Vec::new(),
             answers: BTreeMap::new(),
             faults: BTreeMap::new(),
         }
@@ -323,7 +336,9 @@ async fn answer(
 ) -> Reply {
     let (parts, body) = request.into_parts();
     let body = to_bytes(Body::new(body), 1 << 20).await.unwrap_or_default();
-    let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    let text = || String::from_utf8_lossy(&body).into_owned();
+    let body =
+        if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap_or_else(|_| text().into()) };
     let path = parts.uri.path().to_owned();
     let kind = match path.strip_prefix("/api/v1/").unwrap_or_default().split('/').collect::<Vec<_>>()[..] {
         ["apps", APP, "jobs"] => Kind::Submit,
@@ -331,13 +346,17 @@ async fn answer(
         ["jobs", JOB, "output"] => Kind::Output,
         ["jobs", JOB, "cancel"] => Kind::Cancel,
         ["releases", RELEASE, "events"] => Kind::Events,
+        ["orders"] if parts.method == Method::POST => Kind::Give,
+        ["orders", environment, number] if ORDER == format!("{environment}/{number}") => Kind::Order,
         _ => Kind::Other,
     };
+    let key = parts.headers.get("idempotency-key").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let lock = || world.lock().unwrap_or_else(PoisonError::into_inner);
     let credential = parts.headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let fault = {
         let mut world = lock();
         world.credentials.push(credential.to_owned());
+        world.keys.push(key.to_owned());
         world.calls.push((kind, format!("{} {}", parts.method, parts.uri), body.clone()));
         world.faults.get_mut(&kind).and_then(VecDeque::pop_front)
     };
@@ -352,7 +371,6 @@ async fn answer(
         Some(Fault::Hangup) => return hang_up(hangup).await,
         Some(_) | None => {}
     }
-    let key = parts.headers.get("idempotency-key").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let made = match kind {
         Kind::Submit => {
             let mut world = lock();
@@ -375,7 +393,8 @@ async fn answer(
         }
         Kind::Output => output(world, changed, parts.uri.query().unwrap_or_default(), fault.as_ref()).await,
         Kind::Events => events(world, changed, parts.uri.query().unwrap_or_default()).await,
-        Kind::Other => match lock().answers.get(&format!("{} {path}", parts.method)) {
+        Kind::Order => order(world, changed, parts.uri.query().unwrap_or_default()).await,
+        Kind::Give | Kind::Other => match lock().answers.get(&format!("{} {path}", parts.method)) {
             Some((status @ 400.., body)) => {
                 reply(*status, "application/problem+json", serde_json::to_vec(body).expect("JSON"), &[])
             }
@@ -449,6 +468,25 @@ async fn events(world: &Mutex<World>, changed: &watch::Sender<u64>, query: &str)
                 let next = events.last().map_or_else(|| after.to_owned(), |event| place(event));
                 let body = serde_json::to_vec(&events).expect("JSON");
                 return reply(200, "application/cloudevents-batch+json", body, &[("lockstep-next-cursor", next)]);
+            }
+        }
+        changed.changed().await.expect("the sender is ours");
+    }
+}
+
+/// The order as it is after a revision, waited for; the first of its revisions where none is named.
+async fn order(world: &Mutex<World>, changed: &watch::Sender<u64>, query: &str) -> Reply {
+    let after = query.split('&').find_map(|pair| pair.strip_prefix("after=")?.parse::<u64>().ok());
+    let mut changed = changed.subscribe();
+    loop {
+        {
+            let world = world.lock().unwrap_or_else(PoisonError::into_inner);
+            if world.order.is_empty() {
+                return problem(404, "unknown-order", None);
+            }
+            let newer = |view: &&Value| after.is_none_or(|after| view["revision"].as_u64() > Some(after));
+            if let Some(view) = world.order.iter().find(newer) {
+                return json_reply(200, view);
             }
         }
         changed.changed().await.expect("the sender is ours");
