@@ -522,7 +522,8 @@ def main():
             "port": {"type": "int"},
             "health": {"type": "str", "default": "/"},
             "commit": {"type": "str"},
-            "environment": {"type": "dict", "no_log": True},
+            # Not `no_log`: Ansible would take each value for a secret, and mask it wherever it stands in what is returned, such as a path.
+            "environment": {"type": "dict"},
             "release": {"type": "str"},
             "digest": {"type": "str"},
             "tries": {"type": "int", "default": 40},
