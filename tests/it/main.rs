@@ -18,6 +18,7 @@ mod existing;
 mod faults;
 mod handover;
 mod oidc;
+mod orders;
 mod orders_files;
 mod pipelines;
 mod protocol;

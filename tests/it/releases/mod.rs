@@ -14,6 +14,7 @@ use lockstep::model::app::{App, Secret};
 use lockstep::model::event::Cursor;
 use lockstep::model::ids::{JobId, ReleaseId, Word};
 use lockstep::model::job::WhenBusy;
+use lockstep::model::order::rule::ACTIONS;
 use lockstep::model::pipeline::file;
 use lockstep::model::release::command::Command;
 use lockstep::model::release::{Act, Artifact, Finding, Kind, Release, Report, Standing, Verdict};
@@ -121,7 +122,10 @@ impl Installation {
                 image: "image".into(),
                 pull: Pull::Never,
                 login: None,
-                actions: BTreeMap::from([("app-deploy".parse().expect("a name"), vec!["true".to_owned()])]),
+                actions: std::iter::once("app-deploy")
+                    .chain(ACTIONS)
+                    .map(|action| (action.parse().expect("a name"), vec!["true".to_owned()]))
+                    .collect(),
                 network: None,
                 mounts: vec![],
                 env: BTreeMap::new(),
