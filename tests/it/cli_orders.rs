@@ -1,8 +1,9 @@
-//! The client's commands about orders and environments, against a dispatcher that fails.
+//! The client's commands about orders and environments, against a dispatcher that fails; and once against the service itself.
 
 use serde_json::{Value, json};
 
 use super::support::faulty::{Fault, Faulty, Kind, ORDER, problem_body};
+use super::support::service::{OPERATOR_TOKEN, Service};
 
 const FILE: &str = r#"action: update
 environment_id: "3"
@@ -12,6 +13,9 @@ api:
     - {id: "6", path: /core, repository: {url: 'https://git.example/6.git'}, type: node}
     - {id: "7", path: /, repository: {url: 'https://git.example/7.git'}, type: static}
 "#;
+
+const ENVIRONMENT: &str =
+    "environment: \"3\"\nmodes:\n  m:\n    hosts: [{name: a, address: a, user: u, memory: 64}]\n    proxy: {host: a}\n";
 
 async fn run(faulty: &Faulty, arguments: &[&str]) -> (i32, String, String) {
     let output = faulty.command(arguments).env("LOCKSTEP_TOKEN", "a token").output().await.expect("the client runs");
@@ -169,13 +173,16 @@ async fn what_cannot_be_carried_out_is_not_given() {
     let faulty = Faulty::start().await;
     write(&faulty, "order.yml", FILE);
     write(&faulty, "wrong.yml", &FILE.replace("type: node", "type: php").replace("/core", "core"));
-    write(&faulty, "wrong2.yml", &FILE.replace("/core", "core").replace("id: \"7\"", "id: \"6\""));
+    write(&faulty, "wrong2.yml", &FILE.replace("/core", "core").replace("https://git.example/7", "git.example/7"));
     // A mistake of form comes alone.
     let (code, _, err) = run(&faulty, &["order", "apply", "wrong.yml", "--mode", "production"]).await;
     assert!(code == 2 && err.contains("\n  wrong.yml:6:"), "{err}");
     let (code, _, err) = run(&faulty, &["order", "plan", "wrong2.yml", "--mode", "production"]).await;
     assert!(
-        code == 2 && err.contains("\n  wrong2.yml:6:22: path ") && err.contains("\n  wrong2.yml:7:12: id: "),
+        code == 2
+            && err.contains("\n  wrong2.yml:6:23: path ")
+            && err.contains("\n  wrong2.yml:7:")
+            && err.contains(": url must begin with "),
         "{err}"
     );
     assert_eq!(faulty.world().calls.len(), 0);
@@ -325,11 +332,7 @@ async fn orders_and_environments_are_shown() {
     assert!(code == 0 && out.lines().count() == 2, "{out}");
     assert!(faulty.world().calls.iter().any(|(_, call, _)| call == "GET /api/v1/orders?limit=5&environment=3"));
 
-    write(
-        &faulty,
-        "environment.yml",
-        "environment: \"3\"\nmodes:\n  m:\n    hosts: [{name: a, address: a, user: u, memory: 64}]\n    proxy: {host: a}\n",
-    );
+    write(&faulty, "environment.yml", ENVIRONMENT);
     let (code, out, err) = run(&faulty, &["environment", "add", "environment.yml", "--reason", "new"]).await;
     assert_eq!((code, out.as_str()), (0, "environment 3 is registered\n"), "{err}");
     assert!(faulty.world().calls.iter().any(|(_, call, _)| call == "PUT /api/v1/environments/3?reason=new"));
@@ -350,4 +353,68 @@ async fn orders_and_environments_are_shown() {
         assert_eq!((code, out.as_str()), (0, said), "{err}");
     }
     assert_eq!(faulty.world().calls.len(), calls);
+}
+
+/// The service itself, with jobs that succeed and say nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_is_understood() {
+    let actions = ["domains", "resources", "variables", "service", "routes"].map(|task| format!("order-{task}=true"));
+    let service = Service::start(&[("LOCKSTEP_RUNNER_ACTIONS", &actions.join(";"))]).await;
+    let file = FILE.replace("https://git.example", "file:///srv");
+    for (name, text) in [
+        ("environment.yml", ENVIRONMENT),
+        ("order.yml", &file),
+        ("nothing.yml", "action: remove\nenvironment_id: \"3\"\n"),
+    ] {
+        std::fs::write(service.folder.path().join(name), text).expect("written");
+    }
+    let run = async |arguments: &[&str]| {
+        let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_lockstep"))
+            .args(arguments)
+            .current_dir(service.folder.path())
+            .env_clear()
+            .env("LOCKSTEP_URL", service.url(""))
+            .env("LOCKSTEP_CA_CERT", service.certificate())
+            .env("LOCKSTEP_TOKEN", OPERATOR_TOKEN)
+            .env("CI", "true")
+            .output();
+        let output = output.await.expect("the client runs");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        (output.status.code().expect("an exit code"), text(output.stdout), text(output.stderr))
+    };
+    let (code, _, err) = run(&["order", "plan", "order.yml", "--mode", "m"]).await;
+    assert!(code == 2 && err.contains("environment"), "{code} {err}");
+    let (code, out, err) = run(&["environment", "add", "environment.yml", "--reason", "for tests"]).await;
+    assert_eq!((code, out.as_str()), (0, "environment 3 is registered\n"), "{err}");
+    let (code, out, err) = run(&["environment", "show", "3"]).await;
+    assert!(code == 0 && out.contains("── m: proxy on a, port 8080"), "{out}{err}");
+    let (code, out, err) = run(&["order", "plan", "order.yml", "--mode", "m"]).await;
+    assert!(code == 3 && out.contains("no host has room for service 7"), "{out}{err}");
+    let roomy = ENVIRONMENT.replace("memory: 64", "memory: 512");
+    std::fs::write(service.folder.path().join("environment.yml"), roomy).expect("written");
+    assert_eq!(run(&["environment", "add", "environment.yml"]).await.0, 0);
+    let (code, out, err) = run(&["order", "plan", "order.yml", "--mode", "m"]).await;
+    assert!(code == 0 && out.contains("not looked at yet: repository of service 6"), "{out}{err}");
+    let (code, out, err) = run(&["order", "apply", "nothing.yml", "--mode", "m"]).await;
+    assert!(code == 0 && out.ends_with("order 3/1 for environment 3 (m): succeeded after 0 s\n"), "{out}{err}");
+    // Its first job does not say the commits.
+    let (code, out, err) = run(&["order", "apply", "order.yml", "--mode", "m"]).await;
+    assert!(code == 1 && out.contains("\ntask 1 of 5 domains …\n"), "{out}{err}");
+    assert!(out.contains("order 3/2 for environment 3 (m): failed after "), "{out}{err}");
+    let (code, _, err) = run(&["order", "retry", "3/2", "--reason", "once more"]).await;
+    assert_eq!(code, 1, "{err}");
+    let (code, out, err) = run(&["order", "show", "3/2", "--follow", "--json"]).await;
+    let view: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((code, view["attempt"].as_u64()), (1, Some(2)), "{err}");
+    let (code, out, err) = run(&["order", "show", "3/2", "--file"]).await;
+    assert_eq!((code, out), (0, file), "{err}");
+    let (code, out, err) = run(&["order", "apply", "--order", "1", "--environment", "3", "--detach"]).await;
+    assert_eq!((code, out.as_str()), (0, "3/3\n"), "{err}");
+    assert_eq!(run(&["order", "show", "3/3", "--follow"]).await.0, 0);
+    let (code, _, err) = run(&["order", "cancel", "3/3"]).await;
+    assert!(code == 3 && err.contains("the order has ended"), "{err}");
+    let (code, out, err) = run(&["order", "list", "--environment", "3", "--limit", "2"]).await;
+    assert!(code == 0 && out.lines().count() == 3, "{out}{err}");
+    let (code, out, err) = run(&["environment", "list"]).await;
+    assert_eq!((code, out.as_str()), (0, "3\n"), "{err}");
 }
