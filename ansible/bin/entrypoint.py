@@ -10,7 +10,7 @@ After the checks this process becomes ansible-playbook, so that a signal reaches
 The checks end with codes that ansible-playbook does not use:
 
     64  unknown action or wrong arguments     73  no writable temporary folder
-    65  vars.json is not what it must be      78  a file of /run/lockstep or a variable of the environment is missing
+    65  vars.json is not what it must be      78  a file of /run/lockstep, a variable of the environment, or an order's SSH key is missing
     66  no such inventory or playbook
 
 An order has no folder in inventories/: its hosts stand in the one variable of vars.json, `lockstep_order`, because services are placed by the

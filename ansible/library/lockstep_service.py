@@ -417,8 +417,8 @@ class Service:
         try:
             self.run(release)
             why = self.await_answer(port, health, tries)
-        except Refused as refused:
-            why = str(refused)
+        except (Refused, OSError) as error:
+            why = str(error)
         if why is None:
             put(self.path(release, "digest"), digest)
             self.prune({release, before})
@@ -435,8 +435,8 @@ class Service:
                 return "nothing is live: nothing was before"
             self.run(before)
             why = self.await_answer(*self.check_of(before), tries)
-        except Refused as refused:
-            why = str(refused)
+        except (Refused, OSError) as error:
+            why = str(error)
         if why:
             return "nothing answers: what ran before, commit %s, was started again: %s" % (before.split("-")[0], why)
         return "what ran before is live again: commit %s" % before.split("-")[0]
@@ -522,7 +522,7 @@ def main():
             "port": {"type": "int"},
             "health": {"type": "str", "default": "/"},
             "commit": {"type": "str"},
-            # Not `no_log`: Ansible would take each value for a secret, and mask it wherever it stands in what is returned, such as a path.
+            # The role's tasks have no_log. Here it would strike each of these values out of paths in results as well: `3`, `production`.
             "environment": {"type": "dict"},
             "release": {"type": "str"},
             "digest": {"type": "str"},

@@ -134,7 +134,7 @@ class Orders(Case):
         docker("exec", self.git, "sh", "-c", "rm -rf /home/runner/*.git")
         self.variables = {"6": {"DATABASE_PASSWORD": SECRET, "EMPTY": ""}, "7": {}, "8": {}, "9": {}}
         self.services = {
-            "6": {"type": "node", "domain": API, "path": "/core", "host": "host-a", "environment": {"DISCOVERY_URL": "http://discovery/{{ x }}"}},
+            "6": {"type": "node", "domain": API, "path": "/core", "host": "host-a", "environment": {"DISCOVERY_URL": "http://discovery/{{ x }}", "STAGE": "production", "ID": "6"}},
             "7": {"type": "python", "domain": API, "path": "/", "host": "host-b"},
             "8": {"type": "static", "domain": FRONT, "path": "/docs", "host": "host-a"},
             "9": {"type": "angular", "domain": FRONT, "path": "/", "host": "host-b"},

@@ -34,11 +34,11 @@ class Readme(unittest.TestCase):
 
     def test_paths_and_variables_exist(self):
         own = {path for _kind, path, *_ in BLOCK.findall(README) if path}
-        for path in re.findall(r"`((?:playbooks|roles|plugins|library|inventories|bin|tests)/[\w./-]*)`", README):
+        for path in re.findall(r"`((?:playbooks|roles|plugins|library|module_utils|inventories|bin|tests)/[\w./-]*)`", README):
             if path not in own:
                 self.assertTrue((ROOT / path).exists(), path)
         defaults = "".join(file.read_text() for file in ROOT.glob("roles/*/defaults/main.yml"))
-        for name in set(re.findall(r"\b((?:release|dispatcher|fence|service|proxy)_[a-z_]+)\b", README)):
+        for name in set(re.findall(r"\b((?:release|dispatcher|fence|order|service|proxy)_[a-z_]+)\b", README)):
             self.assertRegex(defaults, rf"(?m)^{name}:")
 
     @unittest.skipUnless(ansible, "needs ansible-core: run tests/run")
