@@ -72,7 +72,7 @@ claim "The same order once more, by its number: no service was touched" "$(touch
 claim "The same process answers" "$(get api.shop.test /)" '.process == $before' --argjson before "$(jq .process <<<"$CATALOGUE")"
 
 act "One revision and one path are changed"
-publish catalogue "the second revision" 's/revision: 1/revision: 2/'
+publish catalogue "the second revision" 's/REVISION = 1/REVISION = 2/'
 order "$WORK/moved.yml"
 claim "Only the catalogue was deployed" "$(touched)" '. == ["deploy catalogue"]'
 claim "Its second revision answers, with the password of before" "$(get api.shop.test /)" '.revision == 2 and .password == $before.password' --argjson before "$CATALOGUE"
@@ -88,7 +88,7 @@ claim "It is not known any more" "$(operator environment show shop --json)" '[.m
 
 act "One service breaks"
 for host in one two; do docker exec -u deploy "$HOSTS-$host" touch /srv/orders/no-database; done
-publish catalogue "the third revision" 's/revision: 2/revision: 3/'
+publish catalogue "the third revision" 's/REVISION = 2/REVISION = 3/'
 publish accounts "the second revision" 's/"revision": 1/"revision": 2/'
 code=0
 SAID=$(operator order apply "$HERE/order.yml" --mode production 2>&1) || code=$?

@@ -23,6 +23,17 @@
 //! | `STEP.started`, `promote.started` | `dev.cdevents.taskrun.started.0.2.0` |
 //! | `STEP.finished`, `promote.finished` | `dev.cdevents.taskrun.finished.0.2.0` |
 //! | anything else, such as `STEP.triggered`, `assigned`, `accepted` | `dev.cdeventsx.lockstep-release.LAST-WORD.0.1.0` |
+//!
+//! So is an order, whose pipeline is its environment; `taskRun`s are its tasks, and each service in them (`services.ID`).
+//!
+//! | what happens to an order | type |
+//! |---|---|
+//! | `queued` | `dev.cdevents.pipelinerun.queued.0.2.0` |
+//! | `started` | `dev.cdevents.pipelinerun.started.0.2.0` |
+//! | `finished` | `dev.cdevents.pipelinerun.finished.0.2.0` |
+//! | `TASK.started`, `TASK.SERVICE.started` | `dev.cdevents.taskrun.started.0.2.0` |
+//! | `TASK.finished`, `TASK.SERVICE.finished` | `dev.cdevents.taskrun.finished.0.2.0` |
+//! | anything else: `canceling`, `left` | `dev.cdeventsx.lockstep-order.WORD.0.1.0` |
 
 use std::fmt;
 use std::str::FromStr;
@@ -85,7 +96,7 @@ impl FromStr for Cursor {
 pub struct Event {
     /// Its place among all events, which names it.
     pub at: Cursor,
-    /// What it is about: `job` or `release`.
+    /// What it is about: `job`, `release` or `order`.
     pub kind: String,
     /// Which one.
     pub about: String,
@@ -112,10 +123,17 @@ impl Event {
             ("job", Ok(State::Queued)) => return Form::Run("queued"),
             ("job", Ok(State::Running)) => return Form::Run("started"),
             ("job", Ok(State::Ended(_))) => return Form::Run("finished"),
-            ("release", _) => {}
+            ("release" | "order", _) => {}
             _ => return Form::Own(&self.what),
         }
-        let Some((whose, word)) = self.what.rsplit_once('.') else { return Form::Own(&self.what) };
+        let Some((whose, word)) = self.what.rsplit_once('.') else {
+            return match (self.kind.as_str(), self.what.as_str()) {
+                ("order", "queued") => Form::Run("queued"),
+                ("order", "started") => Form::Run("started"),
+                ("order", "finished") => Form::Run("finished"),
+                (_, word) => Form::Own(word),
+            };
+        };
         match (whose, word) {
             // A step may be called so as well, and says which it is.
             ("configuration-change", "triggered") if !self.data.contains_key("step") => Form::Run("queued"),
@@ -138,29 +156,33 @@ impl Event {
     /// happened, as RFC 3339.
     pub fn cd_event(&self, source: &str, url: &str, time: &str) -> Value {
         let url = format!("{}/api/v1/{}s/{}", url.trim_end_matches('/'), self.kind, self.about);
-        let of_release = self.kind == "release";
+        let of_job = self.kind == "job";
         let form = self.form();
         let mut content = match form {
             Form::Task(name, _) => {
                 json!({"taskName": name, "url": url, "pipelineRun": {"id": self.about, "source": source}})
             }
-            Form::Run(_) | Form::Own(_) if of_release => json!({"pipelineName": self.data.get("pipeline"), "url": url}),
-            Form::Run(_) | Form::Own(_) => json!({"pipelineName": self.deployment_id, "url": url}),
+            Form::Run(_) | Form::Own(_) if of_job => json!({"pipelineName": self.deployment_id, "url": url}),
+            Form::Run(_) | Form::Own(_) => {
+                let pipeline = self.data.get("pipeline").or_else(|| self.data.get("environment"));
+                json!({"pipelineName": pipeline, "url": url})
+            }
         };
         if let (Some(outcome), Value::Object(content)) = (self.outcome(form), &mut content) {
             content.insert("outcome".into(), outcome.into());
-            let why = self.data.get(if of_release { "note" } else { "reason" });
+            let why = self.data.get(if self.kind == "release" { "note" } else { "reason" });
             content.extend(why.filter(|_| outcome != "success").map(|why| ("errors".to_owned(), why.clone())));
         }
-        if let (true, Value::Object(content)) = (of_release, &mut content) {
+        if let (false, Value::Object(content)) = (of_job, &mut content) {
             content.retain(|_, value| !value.is_null());
         }
         let (id, kind) = match form {
             Form::Run(_) => (self.about.clone(), "pipelineRun".to_owned()),
             // Each has an id of its own: a release is in several stages, and has several steps.
             Form::Task(name, _) => {
-                let stage = self.data.get("stage").and_then(Value::as_str).unwrap_or("-");
-                (format!("{}/{stage}/{name}", self.about), "taskRun".to_owned())
+                let stage = self.data.get("stage").and_then(Value::as_str);
+                let stage = stage.map(|stage| format!("{stage}/")).unwrap_or_default();
+                (format!("{}/{stage}{name}", self.about), "taskRun".to_owned())
             }
             Form::Own(_) => (self.about.clone(), format!("lockstep-{}", self.kind)),
         };
@@ -178,7 +200,7 @@ impl Event {
     /// What Lockstep itself says of it.
     fn custom(&self) -> Map<String, Value> {
         let mut custom = self.data.clone();
-        if self.kind == "release" {
+        if self.kind != "job" {
             custom.insert("event".into(), self.what.as_str().into());
             return custom;
         }
@@ -196,7 +218,7 @@ impl Event {
 
     /// How it ended, in CDEvents' words; none: it is not an end.
     fn outcome(&self, form: Form<'_>) -> Option<&'static str> {
-        if self.kind != "release" {
+        if self.kind == "job" {
             return self.what.parse().ok().and_then(State::outcome).map(cd_outcome);
         }
         let (Form::Run("finished") | Form::Task(_, "finished")) = form else { return None };
@@ -361,6 +383,37 @@ mod tests {
             data["customData"],
             json!({"event": "tests.finished", "stage": "dev", "step": "tests", "result": "fail", "note": "why"})
         );
+    }
+
+    #[test]
+    fn what_happens_to_an_order_is_a_run_or_a_task() {
+        for (what, data, kind, id, outcome) in [
+            ("queued", json!({}), "pipelinerun.queued", "3/7", None),
+            ("started", json!({}), "pipelinerun.started", "3/7", None),
+            ("finished", json!({"result": "fail", "reason": "why"}), "pipelinerun.finished", "3/7", Some("failure")),
+            ("domains.started", json!({}), "taskrun.started", "3/7/domains", None),
+            ("services.6.finished", json!({"result": "pass"}), "taskrun.finished", "3/7/services.6", Some("success")),
+        ] {
+            let mut data = data.as_object().cloned().expect("an object");
+            data.insert("environment".into(), "3".into());
+            let event = Event {
+                at: "1700000000000-1".parse().expect("a cursor"),
+                kind: "order".into(),
+                about: "3/7".into(),
+                deployment_id: None,
+                inventory: None,
+                what: what.into(),
+                data,
+            };
+            let kind = format!("dev.cdevents.{kind}.0.2.0");
+            let event = event.cd_event("/lockstep/x", "https://h/", "2026-01-01T00:00:00Z");
+            let content = &event["subject"]["content"];
+            assert_eq!((&event["context"]["type"], &event["subject"]["id"]), (&json!(kind), &json!(id)));
+            assert_eq!(content["url"], "https://h/api/v1/orders/3/7");
+            assert_eq!(content["outcome"].as_str(), outcome, "{what}");
+            assert_eq!(content["errors"].as_str(), outcome.filter(|word| *word == "failure").map(|_| "why"));
+            assert_eq!(event["customData"]["event"], what);
+        }
     }
 
     #[test]

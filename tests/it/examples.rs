@@ -31,7 +31,7 @@ async fn play(service: &Service, name: &str, environment: &[(&str, &str)]) {
     let played = tokio::time::timeout(PATIENCE, playing).await.expect("the play comes to its end").expect("bash runs");
     let said = format!("{}{}", String::from_utf8_lossy(&played.stdout), String::from_utf8_lossy(&played.stderr));
     assert!(played.status.success(), "{said}\n{}", service.log());
-    assert!(said.contains("== "), "it says what happens: {said}");
+    assert!(said.contains("All is as told."), "it comes to its end: {said}");
 }
 
 /// Takes a list of apps.
@@ -79,4 +79,20 @@ async fn the_story_of_the_brackets() {
     let apps = std::fs::read(root.join("apps.json")).expect("a list of apps");
     feed(&service, &serde_json::from_slice(&apps).expect("JSON")).await;
     play(&service, "brackets", &[("TARGET", &target.address())]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_story_of_the_shop() {
+    let root = folder().join("orders");
+    let playing = tokio::process::Command::new("bash")
+        .arg(root.join("with-hosts.sh"))
+        .arg(root.join("play.sh"))
+        .env("LOCKSTEP", env!("CARGO_BIN_EXE_lockstep"))
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let played = tokio::time::timeout(PATIENCE, playing).await.expect("the play comes to its end").expect("bash runs");
+    let said = format!("{}{}", String::from_utf8_lossy(&played.stdout), String::from_utf8_lossy(&played.stderr));
+    assert!(played.status.success(), "{said}");
+    assert!(said.contains("All is as told."), "{said}");
 }

@@ -82,7 +82,8 @@ fn outputs(told: &Value) -> Value {
             json!({"commits": told["repositories"].as_array().into_iter().flatten().map(of).collect::<serde_json::Map<_, _>>()})
         }
         Some("resources") => {
-            let of = |(n, it): (usize, &Value)| (it["service"].as_str().expect("a service").to_owned(), json!(20_000 + n));
+            let of =
+                |(n, it): (usize, &Value)| (it["service"].as_str().expect("a service").to_owned(), json!(20_000 + n));
             let ports = told["placements"].as_array().into_iter().flatten().enumerate().map(of);
             json!({"ports": ports.collect::<serde_json::Map<_, _>>()})
         }
@@ -167,7 +168,15 @@ async fn an_order_goes_on_where_it_stopped_whatever_dispatcher_is_there() {
     assert_eq!(vault, &BTreeSet::from([word("password")]));
     let events = one.store().events(lockstep::model::event::Cursor::START, 1000).await.expect("Redis answers").events;
     let told: Vec<_> = events.iter().filter(|event| event.kind == "order").map(|event| event.what.as_str()).collect();
-    for what in ["queued", "started", "domains.started", "services.a.started", "services.a.finished", "routes.finished", "finished"] {
+    for what in [
+        "queued",
+        "started",
+        "domains.started",
+        "services.a.started",
+        "services.a.finished",
+        "routes.finished",
+        "finished",
+    ] {
         assert_eq!(told.iter().filter(|it| **it == what).count(), 1, "{what}: {told:?}");
     }
     one.stop().await;
@@ -211,10 +220,7 @@ async fn variables_are_drawn_once_and_stand_nowhere_in_plain() {
     let job = here.engine.spec(&container).labels.job;
     here.engine.print(&container, format!("its log shows {password}\n").as_bytes());
     here.engine.exit(&container, 0);
-    eventually("the job has ended", async || {
-        one.store().record(job).await.ok()??.state.is_ended().then_some(())
-    })
-    .await;
+    eventually("the job has ended", async || one.store().record(job).await.ok()??.state.is_ended().then_some(())).await;
     let output = output_of(&one, job).await;
     assert!(output.contains("its log shows") && !output.contains(&password), "{output}");
     one.stop().await;
@@ -287,7 +293,8 @@ async fn an_order_that_is_canceled_ends_its_jobs() {
     register(&one).await;
     let id = order(&one, ORDER).await;
     to_services(&here, &one).await;
-    let (a, b) = (here.engine.begun("shop/a").await, here.engine.begun("shop/b").await);
+    here.engine.begun("shop/a").await;
+    here.engine.begun("shop/b").await;
     let cancel = OrderCommand::Cancel { by: word("ada"), reason: "a mistake".into() };
     one.dispatcher.change_order(&id, &cancel).await.expect("canceled");
     for job in seen(&one, &id).await.busy_jobs() {
@@ -296,8 +303,7 @@ async fn an_order_that_is_canceled_ends_its_jobs() {
         })
         .await;
     }
-    here.engine.exit(&a, 143);
-    here.engine.exit(&b, 143);
+    // Their containers end when they are told to.
     let order = is(&one, &id, State::Canceled).await;
     assert!(order.tasks[3].runs.iter().all(|run| run.outcome == Some(Outcome::Canceled)));
     assert_eq!(state_of(&order, Task::Routes), TaskState::Waiting);

@@ -452,7 +452,10 @@ impl Rule<'_> {
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "a job has that many parts, and this is the one place that makes one")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a job has that many parts, and this is the one place that makes one"
+    )]
     fn launch(
         &mut self,
         task: &mut TaskRun,

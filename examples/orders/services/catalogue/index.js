@@ -5,8 +5,10 @@ const { createServer } = require('node:http')
 
 const { PORT, HOST, SERVICE_ID, SERVICE_COMMIT, ENVIRONMENT_ID, ENVIRONMENT_MODE, DISCOVERY_URL, DATABASE_PASSWORD = '' } = process.env
 
-// What it needs is not there: so it does not start, as any service that waits for nobody.
-if (existsSync('/srv/orders/no-database')) {
+const REVISION = 1
+
+// From its third revision on it needs a database, and does not start without.
+if (REVISION > 2 && existsSync('/srv/orders/no-database')) {
   console.error('there is no database')
   process.exit(1)
 }
@@ -15,7 +17,7 @@ createServer((request, response) => {
   response.setHeader('content-type', 'application/json')
   response.end(JSON.stringify({
     service: SERVICE_ID,
-    revision: 1,
+    revision: REVISION,
     commit: SERVICE_COMMIT,
     process: process.pid,
     environment: `${ENVIRONMENT_ID} ${ENVIRONMENT_MODE}`,
