@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use crate::dispatch::{Refusal, ReleaseRefusal};
 use crate::engine::EngineError;
 use crate::model::app::FeedError;
-use crate::model::ids::JobId;
+use crate::model::ids::{JobId, ReleaseId};
 use crate::model::pipeline::file::Mistakes;
 use crate::model::release::Fault;
 use crate::model::release::command::Refused;
@@ -102,6 +102,8 @@ pub(super) enum ApiError {
     JobEnded,
     /// The inventory is taken; by this job, if the caller may know.
     Busy(Option<JobId>),
+    /// A release waits for the inventory, and gets it next.
+    Reserved(ReleaseId),
     /// The inventory is frozen.
     Frozen(Freeze),
     /// The `Idempotency-Key` was used with another request.
@@ -137,7 +139,8 @@ impl From<StoreError> for ApiError {
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Busy { .. } | Refusal::Reserved(_) => Self::Busy(None),
+            Refusal::Busy { .. } => Self::Busy(None),
+            Refusal::Reserved(release) => Self::Reserved(release),
             Refusal::Frozen(freeze) => Self::Frozen(freeze),
             Refusal::Vars(error) => Self::Vars(error),
             Refusal::KeyReused => Self::KeyReused,
@@ -409,6 +412,18 @@ impl ApiError {
                 )
                 .refusal()
             },
+            Self::Reserved(release) => Face {
+                seed: Some("App deployment is already running"),
+                ..Face::new(
+                    S::CONFLICT,
+                    "reserved",
+                    "The inventory is reserved for a release",
+                    format!(
+                        "Release {release} waits for it and gets it next. Ask again later, or ask with when_busy \"queue\" or \"fifo\" to have this one wait."
+                    ),
+                )
+                .refusal()
+            },
             Self::Frozen(freeze) => Face::new(
                 S::CONFLICT,
                 "frozen",
@@ -470,7 +485,7 @@ impl ApiError {
                 S::INTERNAL_SERVER_ERROR,
                 "unreadable",
                 "A record cannot be read",
-                "Redis holds a record that cannot be read. The dispatcher's log names it; the reconciler settles it.",
+                "Redis holds a record that cannot be read. The dispatcher's log names it. That of a job is made anew by itself, from its container; that of a release waits for somebody to mend it.",
             ),
             Self::Engine(
                 EngineError::NameTaken { .. }
@@ -579,6 +594,7 @@ mod tests {
             ApiError::TooMany(100),
             ApiError::JobEnded,
             ApiError::Busy(Some(job)),
+            ApiError::Reserved(ReleaseId::new(1, 1)),
             ApiError::Frozen(freeze),
             ApiError::KeyReused,
             ApiError::Vars(VarError::NotScalar("v".into())),
@@ -639,6 +655,7 @@ mod tests {
         409 too-many
         409 job-ended
         409 busy refusal
+        409 reserved refusal
         409 frozen refusal
         422 key-reused
         422 vars

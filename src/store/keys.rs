@@ -110,6 +110,9 @@ impl Keys {
     pub(super) fn locks(&self) -> String {
         self.key("locks")
     }
+    pub(super) fn reserved(&self) -> String {
+        self.key("reserved")
+    }
     pub(super) fn queue(&self, inventory: &Inventory) -> String {
         self.of("queue:", inventory.as_str())
     }

@@ -152,7 +152,7 @@ pub struct JobFilter {
     pub limit: usize,
 }
 
-/// One lock or freeze or queue, by inventory.
+/// One lock, reservation, freeze or queue, by inventory.
 #[derive(Debug, Clone)]
 pub struct LockState {
     /// The inventory.
@@ -161,6 +161,8 @@ pub struct LockState {
     pub holder: Option<JobId>,
     /// That job's record; none: unreadable or gone.
     pub record: Option<Record>,
+    /// The release that gets it next.
+    pub reserved_for: Option<ReleaseId>,
     /// Jobs that wait, in order.
     pub waiting: Vec<JobId>,
     /// The freeze in force.
