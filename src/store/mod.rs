@@ -59,6 +59,7 @@ use memory::Known;
 use news::Watchers;
 
 pub use memory::Damage;
+pub use releases::RELEASES_PAGE;
 pub use types::*;
 
 /// Why Redis did not do what it was asked.

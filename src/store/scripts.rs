@@ -60,6 +60,8 @@ scripts! {
     REPLAY = "_words" "_epoch" "_letters" "replay";
     SET_PIPELINE = "_words" "_epoch" "set_pipeline";
     RELEASE = "_words" "_epoch" "_lock" "_release" "release";
+    FORGET_DUE = "_words" "_epoch" "_lock" "_release" "forget_due";
+    KEEP_LOG = "_words" "_epoch" "keep_log";
     SET_REPORTER = "_words" "_epoch" "set_reporter";
     DELIVER = "_words" "_epoch" "deliver";
     DELIVERED = "_words" "_epoch" "delivered";
@@ -169,6 +171,6 @@ mod tests {
             assert!(text.contains("\n-- Invariant"), "{path:?}");
             assert!(!step || text.contains("\n-- replies  "), "{path:?}");
         }
-        assert_eq!(super::all().len(), 31);
+        assert_eq!(super::all().len(), 33);
     }
 }

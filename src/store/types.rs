@@ -1,6 +1,6 @@
 //! What goes into the store and what comes out of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -349,8 +349,6 @@ pub struct ReleaseFilter {
     pub products: Option<BTreeSet<Word>>,
     /// Only older than this one.
     pub before: Option<ReleaseId>,
-    /// At most so many (1 to 1,000).
-    pub limit: usize,
 }
 
 /// Who reports, and on which products.
@@ -373,6 +371,8 @@ pub struct ReleaseWrite<'a> {
     pub revision: u64,
     /// How often it had been woken when it was read.
     pub woken: u64,
+    /// Whether it is as it was read, and nothing is to follow: it waits on, and is not written.
+    pub as_read: bool,
     /// When it is to be looked at again, in milliseconds since 1970.
     pub due_ms: Option<u64>,
     /// Reporters that it asks.
@@ -387,8 +387,10 @@ pub struct ReleaseWrite<'a> {
     pub told: Vec<(String, String)>,
     /// What apps have deployed now.
     pub there: &'a [(DeploymentId, Option<There>)],
-    /// The stage whose services it takes now.
+    /// The stage whose services it takes now,
     pub occupies: Option<&'a Word>,
+    /// and who was read there: if that is somebody else by now, nothing is written.
+    pub places: &'a BTreeMap<Word, ReleaseId>,
     /// Stages in which it holds automation, or does so no longer.
     pub holds: Vec<(Word, bool)>,
     /// Jobs that get their locks, all together or none.
@@ -400,7 +402,7 @@ pub struct ReleaseWrite<'a> {
 pub enum Written {
     /// It is; its jobs have their locks, and the caller supervises them.
     Done(Vec<Held>),
-    /// Somebody else has written it meanwhile.
+    /// Somebody else has written it meanwhile, or taken a place that it was to take.
     Raced,
     /// A lock could not be had, so nothing was changed.
     Busy {

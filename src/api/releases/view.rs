@@ -72,12 +72,12 @@ fn waits_for(release: &Release, pipeline: &Pipeline, eyes: Eyes<'_>) -> (String,
     };
     let what = match release.standing(pipeline) {
         Standing::Entering => "its turn".to_owned(),
+        Standing::Ready => "promotion".to_owned(),
         Standing::Working if blocked().is_some() => "its jobs".to_owned(),
         Standing::Working
         | Standing::Waiting
         | Standing::Failed
         | Standing::RolledBack
-        | Standing::Ready
         | Standing::Undecided
         | Standing::Suspended
         | Standing::Superseded
@@ -186,7 +186,7 @@ fn step_view(step: &StepRun, eyes: Eyes<'_>) -> StepView {
     };
     let blocked = || {
         let blocked = step.blocked.as_ref();
-        blocked.map(|it| BlockedView { inventory: it.inventory.to_string(), why: it.why.clone() })
+        blocked.map(|it| BlockedView { inventory: it.inventory.as_ref().map(ToString::to_string), why: it.why.clone() })
     };
     let mut view = StepView {
         name: step.name.to_string(),

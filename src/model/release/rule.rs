@@ -58,8 +58,10 @@ pub struct Facts {
     /// Other releases that hold a place in the stage that it is to enter ([`Release::holds_place`]), and whether they are being deployed
     /// there ([`Release::is_deploying_in`]).
     pub occupants: BTreeMap<ReleaseId, bool>,
-    /// Whether automation is held in the stage that it is to enter, or else in the one that comes next.
-    pub held: bool,
+    /// Who is recorded in the places of its services in that stage, whether or not he holds them still: whoever takes them names him again.
+    pub places: BTreeMap<Word, ReleaseId>,
+    /// The release that holds automation in the stage that it is to enter, or else in the one that comes next.
+    pub held: Option<ReleaseId>,
     /// Why the locks that it asked for could not be taken; nothing is asked for while that is so.
     pub blocked: Option<Blocked>,
 }
@@ -114,7 +116,8 @@ pub fn due_ms(release: &Release, now_ms: u64) -> Option<u64> {
         return None;
     }
     if release.entering.is_some() {
-        return Some(now_ms + TRY_AGAIN_MS);
+        // Whoever lifts what holds it wakes it.
+        return release.held_by.is_none().then_some(now_ms + TRY_AGAIN_MS);
     }
     let visit = release.visit()?;
     let step = visit.steps.get(visit.current()?)?;

@@ -282,7 +282,7 @@ impl Play {
     }
 
     fn block(&mut self, inventory: &str) -> &mut Self {
-        let inventory = inventory.parse().expect("a name");
+        let inventory = Some(inventory.parse().expect("a name"));
         self.facts.blocked = Some(Blocked { inventory, why: "job X holds it".into() });
         self.go()
     }
