@@ -188,8 +188,10 @@ impl Rule<'_> {
     fn go_on(&mut self, release: &mut Release) -> bool {
         if release.is_over() {
             return self.wind_up(release);
-        } else if release.suspended.is_some() || !self.change.launches.is_empty() {
+        } else if !self.change.launches.is_empty() {
             return false;
+        } else if release.suspended.is_some() {
+            return self.stand_by(release);
         }
         let settled = release.is_settled();
         if release.entering.is_some() && !settled {
@@ -209,6 +211,26 @@ impl Rule<'_> {
             None if settled => false,
             None => self.leave(release),
         }
+    }
+
+    /// Nothing follows for one that is suspended. How its jobs end is taken in all the same: their records are not kept for as long as it.
+    fn stand_by(&mut self, release: &mut Release) -> bool {
+        let Some(mut visit) = release.visits.pop() else { return false };
+        let at = visit.steps.iter().position(|step| !step.busy_jobs().is_empty());
+        let stage = self.pipeline.stage(&visit.stage).map(|(_, stage)| stage);
+        if let Some((kind, at)) = at.and_then(|at| Some((stage?.steps.get(at)?, at))) {
+            match &kind.kind {
+                Kind::Deploy { strategy } => self.take_in(release, &mut visit, strategy, at),
+                Kind::Run { app } => {
+                    if let Some((result, note)) = self.run(release, &mut visit, app, at) {
+                        self.finish(release, &mut visit, kind, at, result, note);
+                    }
+                }
+                Kind::Check { .. } | Kind::Approval { .. } | Kind::Soak { .. } => {}
+            }
+        }
+        release.visits.push(visit);
+        false
     }
 
     fn step(&mut self, release: &mut Release, visit: &mut Visit, stage: &Stage, at: usize) -> bool {

@@ -194,6 +194,8 @@ fn a_suspended_release_stands_still_until_somebody_lifts_that() {
     play.heard();
     play.may(Command::Suspend { why: "doubts".into(), at_ms: NOW }).all_good();
     assert_eq!((play.heard().as_str(), play.standing(), play.result("d")), ("suspended", Standing::Suspended, None));
+    // How its jobs end is taken in, as long as that is known.
+    assert_eq!((play.states("d").as_str(), play.there("da")), ("deployed", Some("2")));
     assert!(matches!(play.may_not(|act| Command::Promote { act, to: None }), Refused::Suspended(_)));
     play.may(Command::Suspend { why: "more doubts".into(), at_ms: NOW });
     assert_eq!(play.release.suspended.as_deref(), Some("doubts"));

@@ -56,6 +56,15 @@ fn a_run_that_waits_for_its_lock_can_be_passed_over_and_one_that_runs_cannot() {
 }
 
 #[test]
+fn the_result_of_a_run_is_taken_in_while_its_release_is_suspended() {
+    let mut play = steps("{name: t, run: tests}, {name: u, run: tests}");
+    play.may(Command::Suspend { why: "doubts".into(), at_ms: NOW }).good("tests");
+    assert_eq!((play.result("t"), play.running.len(), play.standing()), (Some(Finding::Pass), 0, Standing::Suspended));
+    play.says(|act| Command::Lift { act });
+    assert_eq!(play.running_apps(), ["tests"]);
+}
+
+#[test]
 fn a_release_that_is_rejected_or_to_be_superseded_waits_for_its_run() {
     let mut play = steps("{name: t, run: tests}");
     assert_eq!(play.refused(Command::Supersede { by: release_id(200), stage: word("s") }), Refused::Deploying);
