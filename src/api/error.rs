@@ -33,8 +33,14 @@ pub(super) enum Wanted {
     AppOrOperator,
     /// An operator's.
     Operator,
-    /// That of somebody who has to do with releases.
+    /// That of somebody who makes releases and moves them,
     Releaser,
+    /// who approves them,
+    Approver,
+    /// who reports on them,
+    Reporter,
+    /// who reads of them.
+    ReleaseReader,
     /// An operator's or the feed's.
     Feed,
     /// The token of this very job.
@@ -232,6 +238,15 @@ impl ApiError {
                     }
                     Wanted::Operator => "Unknown credentials. Give an operator's token as Authorization: Bearer.",
                     Wanted::Releaser => {
+                        "Unknown credentials. Give the token of a releaser or an operator as Authorization: Bearer."
+                    }
+                    Wanted::Approver => {
+                        "Unknown credentials. Give the token of a viewer, a releaser or an operator of a group that is asked as Authorization: Bearer."
+                    }
+                    Wanted::Reporter => {
+                        "Unknown credentials. Give the token of the reporter, or an operator's, as Authorization: Bearer."
+                    }
+                    Wanted::ReleaseReader => {
                         "Unknown credentials. Give the token of a releaser, a reporter, a viewer or an operator as Authorization: Bearer."
                     }
                     Wanted::Feed => {
