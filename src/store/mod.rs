@@ -58,6 +58,7 @@ use link::{Link, Trouble};
 use memory::Known;
 use news::Watchers;
 
+pub use admission::digest_of;
 pub use memory::Damage;
 pub use releases::RELEASES_PAGE;
 pub use types::*;

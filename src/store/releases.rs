@@ -369,7 +369,7 @@ fn end_of(job: JobId, fields: &[Value], outputs: Option<Vec<u8>>) -> Result<Opti
     Ok(Some(Ended { outcome, reason: record.reason, outputs }))
 }
 
-fn ids(value: Value) -> Vec<ReleaseId> {
+pub(super) fn ids(value: Value) -> Vec<ReleaseId> {
     items(value).iter().filter_map(|id| text(id)?.parse().ok()).collect()
 }
 
