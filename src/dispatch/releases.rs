@@ -131,6 +131,8 @@ impl Dispatcher {
         let mut release =
             Release::new(id, pipeline, stored.version, kind, services, metadata, by, stage.clone(), now_ms);
         let told = rule::begin(&mut release);
+        let what = release.services.iter().map(|(name, artifact)| format!("{name} {}", artifact.version));
+        let audited = format!("{}: {}", release.pipeline, what.collect::<Vec<_>>().join(", "));
         let first = ReleaseWrite {
             release: &release,
             revision: 0,
@@ -142,6 +144,7 @@ impl Dispatcher {
             wants: BTreeSet::new(),
             retention_ms: self.release_retention_ms(),
             idempotency: idempotency_key.as_deref().map(|key| (key, digest.as_str())),
+            audited: &audited,
             told: told.iter().map(|told| written(&release, told)).collect(),
             there: &[],
             occupies: None,
@@ -156,7 +159,7 @@ impl Dispatcher {
             // The first reply was lost.
             Written::Raced => id,
             Written::Done(_) | Written::Busy { .. } | Written::Free => {
-                tracing::info!(release.id = %id, pipeline = %release.pipeline, %stage, by = %release.by, "release made");
+                tracing::info!(release.id = %id, release = audited, %stage, by = %release.by, "a release was made");
                 id
             }
         };
@@ -348,6 +351,7 @@ impl Dispatcher {
                 wants: rule::wanted(pipeline, &release, &facts.apps),
                 retention_ms: self.release_retention_ms(),
                 idempotency: None,
+                audited: "",
                 told: told.map(|told| written(&release, told)).collect(),
                 there: &change.there,
                 occupies: change.occupies.as_ref(),

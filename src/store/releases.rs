@@ -10,6 +10,7 @@ use redis::Value;
 use serde_json::Map;
 
 use super::admission::digest_of;
+use super::audit::LINES;
 use super::memory::time_ms;
 use super::record::{self, FIELDS};
 use super::value::{bytes, items, pairs, text};
@@ -269,6 +270,7 @@ impl Store {
                 .arg(self.retention_ms())
                 .arg(format!("{}/{}", release.pipeline, release.version));
             call.arg(hash).arg(digest).arg(write.woken).arg(u8::from(write.as_read));
+            call.arg(release.by.as_str()).arg(write.audited).arg(LINES);
             call.arg(write.told.len());
             for (what, data) in &write.told {
                 call.arg(what).arg(data);

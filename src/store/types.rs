@@ -383,6 +383,8 @@ pub struct ReleaseWrite<'a> {
     pub retention_ms: u64,
     /// `Idempotency-Key` of the request that makes it, and a digest of the request.
     pub idempotency: Option<(&'a str, &'a str)>,
+    /// What the audit log says of the making of a new one.
+    pub audited: &'a str,
     /// Events: what has happened, and what is to be said of it, as JSON.
     pub told: Vec<(String, String)>,
     /// What apps have deployed now.

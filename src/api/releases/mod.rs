@@ -134,15 +134,7 @@ pub(super) async fn create(
 ) -> Result<Response, ApiError> {
     let new = new_release(request, by, ask.idempotency_key)?;
     let dispatcher = api.dispatcher.clone();
-    let making = async move {
-        let what = new.services.iter().map(|(name, artifact)| format!("{name} {}", artifact.version));
-        let what = format!("{}: {}", new.pipeline, what.collect::<Vec<_>>().join(", "));
-        let by = new.by.clone();
-        dispatcher.store().audit(by.as_str(), "make-release", &what, "").await?;
-        let seen = dispatcher.create_release(new).await.map_err(ApiError::from)?;
-        tracing::info!(release.id = %seen.release.id, release = what, %by, "a release was made");
-        Ok(seen)
-    };
+    let making = async move { dispatcher.create_release(new).await.map_err(ApiError::from) };
     let seen = api.finishing(making).await.unwrap_or_else(|what| Err(ApiError::NotReady(what)))?;
     let mut response = answer(StatusCode::CREATED, "application/json", &view::release(&seen, Eyes::All));
     if let Ok(location) = HeaderValue::try_from(format!("/api/v1/releases/{}", seen.release.id)) {

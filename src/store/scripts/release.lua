@@ -5,6 +5,7 @@
 -- 8 retention of releases in ms, 9 that of events, 10 pipeline, a slash, and version,
 -- 11 hash of the Idempotency-Key or '', 12 digest of the request, 13 how often it had been woken when it was read,
 -- 14 '1' if the release is as it was read and nothing follows: then it waits on, and is not written,
+-- of a new one 15 who makes it, 16 what, for the audit log, 17 how many lines that keeps,
 -- then five lists, each a count and then its parts in turn: events (what, data as JSON); what apps have deployed (app, JSON or '');
 -- services that it takes in a stage (pipeline/stage/service, and the release that was read there or '');
 -- stages in which it holds automation (pipeline/stage, '1' or '' to lift);
@@ -41,7 +42,7 @@ if (stands or '0') ~= revision then
 end
 
 -- The lists, as they come.
-local place = 15
+local place = 18
 local function list(width)
   local count = tonumber(arg(place))
   local items = {}
@@ -99,6 +100,7 @@ end
 redis.call('HSET', name, 'json', json, 'revision', digits(revision + 1), 'epoch', epoch, 'pipeline', pipeline, 'asks', asks,
   'wants', wants)
 if revision == '0' then
+  redis.call('XADD', key('audit'), 'MAXLEN', '~', arg(17), '*', 'by', arg(15), 'what', 'make-release', 'about', arg(16), 'reason', '')
   redis.call('ZADD', key('releases'), 0, id)
   for _, entry in ipairs(redis.call('ZRANDMEMBER', key('releases'), 3)) do
     if redis.call('EXISTS', key('release:' .. entry)) == 0 then

@@ -181,6 +181,8 @@ async fn what_is_wrong_is_said_and_changes_nothing() {
         assert!(refused.json()["detail"].as_str().expect("a text").contains(says), "{refused:?}");
     }
     assert_eq!(cast.get(OPERATOR, "/api/v1/releases").await.json()["releases"], json!([]));
+    let audit = cast.get(OPERATOR, "/api/v1/audit").await;
+    assert!(audit.text().contains("set-pipeline") && !audit.text().contains("make-release"), "{audit:?}");
     let path = cast.create(&json!({})).await;
     let other = cast.create(&json!({"stage": "certification"})).await;
     let before = cast.get(OPERATOR, &path).await.json();

@@ -111,6 +111,9 @@ async fn a_request_that_comes_again_leaves_the_release_that_it_has_made_as_it_is
     again(Standing::Waiting).await;
     let all: i64 = here.ask("ZCARD", &[&key("releases")]).await;
     assert_eq!(all, 1, "none was made");
+    let lines = one.store().audit_lines(None, 10).await.expect("Redis answers");
+    let lines: Vec<_> = lines.iter().map(|line| (line.by.as_str(), line.what.as_str(), line.about.as_str())).collect();
+    assert_eq!(lines, [("tim", "make-release", "looked-at: web 1")]);
     one.stop().await;
 }
 
