@@ -8,8 +8,8 @@
 //!                                           └── a lock is taken: say so, and wait ◀───────┘
 //! ```
 //!
-//! There is one way for all of them, on any dispatcher, and nothing is remembered between two looks. A release that waits costs nothing:
-//! Redis tells when a job of it has ended or a lock came free, and the executor sleeps until the next deadline of all.
+//! There is one way for all of them, on any dispatcher, and nothing is remembered between two looks. A release that waits is looked at
+//! and not written: Redis tells when a job of it has ended or a lock came free, and the executor sleeps until the next deadline of all.
 //!
 //! Releases live in Redis alone. One that was last written in another memory than the present one has an old copy: what it says of its jobs
 //! cannot be trusted, so it is suspended until somebody has looked.

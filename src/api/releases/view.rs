@@ -1,7 +1,8 @@
 //! From a release as it is recorded to what is shown of it.
 //!
 //! A reporter is often somebody else's machine: it is shown where a release is and what itself has reported, and nothing of what others
-//! report, who approves and decides, which jobs run where, what is said of these, and which other releases there are. What is left out is left out here, in one place.
+//! report, who approves and decides, which jobs run where, what is said of these, and which other releases there are. What is left out
+//! is left out here, in one place.
 
 use std::collections::BTreeMap;
 
@@ -389,7 +390,7 @@ stages:
         apply(&seen.pipeline, &mut seen.release, Command::Reject { act }).expect("rejected");
         seen.release.superseded_by = Some(ReleaseId::new(7, 7));
         let all = summary(&seen, Eyes::All).decision.expect("decided");
-        assert_eq!((all.act.by.map(String::from).as_deref(), all.act.reason.as_deref()), (Some("olga"), Some("burnt")));
+        assert_eq!((all.act.by.as_deref(), all.act.reason.as_deref()), (Some("olga"), Some("burnt")));
         let shown = summary(&seen, Eyes::Reporter(&word("bob")));
         let decision = shown.decision.clone().expect("decided");
         assert_eq!((decision.verdict, decision.act.at), (Verdict::Rejected, time(30)));

@@ -202,9 +202,9 @@ async fn a_release_that_waits_is_looked_at_and_not_written() {
     assert_eq!(one.standing(id).await, Standing::Entering);
     let revision = async || here.ask::<u64>("HGET", &[&key(&format!("release:{id}")), "revision"]).await;
     let due = async || here.ask::<Option<f64>>("ZSCORE", &[&key("releases:due"), &id.to_string()]).await;
-    let (written, looked) = (revision().await, due().await);
+    let (written, mut looked) = (revision().await, due().await);
     for _ in 0..2 {
-        eventually("it is looked at", async || due().await.filter(|at| Some(*at) > looked).map(drop)).await;
+        looked = Some(eventually("it is looked at", async || due().await.filter(|at| Some(*at) > looked)).await);
     }
     assert_eq!(revision().await, written);
     one.stop().await;
