@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use crate::dispatch::{OrderRefusal, Refusal, ReleaseRefusal};
 use crate::engine::EngineError;
 use crate::model::app::FeedError;
-use crate::model::ids::{JobId, Word};
+use crate::model::ids::{JobId, ReleaseId, Word};
 use crate::model::mistakes::Mistakes;
 use crate::model::release::Fault;
 use crate::model::release::command::Refused;
@@ -33,8 +33,14 @@ pub(super) enum Wanted {
     AppOrOperator,
     /// An operator's.
     Operator,
-    /// That of somebody who has to do with releases.
+    /// That of somebody who makes releases and moves them,
     Releaser,
+    /// who approves them,
+    Approver,
+    /// who reports on them,
+    Reporter,
+    /// who reads of them.
+    ReleaseReader,
     /// An operator's or the feed's.
     Feed,
     /// The token of this very job.
@@ -114,6 +120,8 @@ pub(super) enum ApiError {
     JobEnded,
     /// The inventory is taken; by this job, if the caller may know.
     Busy(Option<JobId>),
+    /// A release waits for the inventory, and gets it next.
+    Reserved(ReleaseId),
     /// The inventory is frozen.
     Frozen(Freeze),
     /// The `Idempotency-Key` was used with another request.
@@ -149,7 +157,8 @@ impl From<StoreError> for ApiError {
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Busy { .. } | Refusal::Reserved(_) => Self::Busy(None),
+            Refusal::Busy { .. } => Self::Busy(None),
+            Refusal::Reserved(release) => Self::Reserved(release),
             Refusal::Frozen(freeze) => Self::Frozen(freeze),
             Refusal::Vars(error) => Self::Vars(error),
             Refusal::KeyReused => Self::KeyReused,
@@ -258,6 +267,15 @@ impl ApiError {
                     }
                     Wanted::Operator => "Unknown credentials. Give an operator's token as Authorization: Bearer.",
                     Wanted::Releaser => {
+                        "Unknown credentials. Give the token of a releaser or an operator as Authorization: Bearer."
+                    }
+                    Wanted::Approver => {
+                        "Unknown credentials. Give the token of a viewer, a releaser or an operator of a group that is asked as Authorization: Bearer."
+                    }
+                    Wanted::Reporter => {
+                        "Unknown credentials. Give the token of the reporter, or an operator's, as Authorization: Bearer."
+                    }
+                    Wanted::ReleaseReader => {
                         "Unknown credentials. Give the token of a releaser, a reporter, a viewer or an operator as Authorization: Bearer."
                     }
                     Wanted::Feed => {
@@ -474,6 +492,18 @@ impl ApiError {
                 )
                 .refusal()
             },
+            Self::Reserved(release) => Face {
+                seed: Some("App deployment is already running"),
+                ..Face::new(
+                    S::CONFLICT,
+                    "reserved",
+                    "The inventory is reserved for a release",
+                    format!(
+                        "Release {release} waits for it and gets it next. Ask again later, or ask with when_busy \"queue\" or \"fifo\" to have this one wait."
+                    ),
+                )
+                .refusal()
+            },
             Self::Frozen(freeze) => Face::new(
                 S::CONFLICT,
                 "frozen",
@@ -535,7 +565,7 @@ impl ApiError {
                 S::INTERNAL_SERVER_ERROR,
                 "unreadable",
                 "A record cannot be read",
-                "Redis holds a record that cannot be read. The dispatcher's log names it; the reconciler settles it.",
+                "Redis holds a record that cannot be read. The dispatcher's log names it. That of a job is made anew by itself, from its container; that of a release waits for somebody to mend it.",
             ),
             Self::Engine(
                 EngineError::NameTaken { .. }
@@ -644,6 +674,7 @@ mod tests {
             ApiError::TooMany(100),
             ApiError::JobEnded,
             ApiError::Busy(Some(job)),
+            ApiError::Reserved(ReleaseId::new(1, 1)),
             ApiError::Frozen(freeze),
             ApiError::KeyReused,
             ApiError::Vars(VarError::NotScalar("v".into())),
@@ -704,6 +735,7 @@ mod tests {
         409 too-many
         409 job-ended
         409 busy refusal
+        409 reserved refusal
         409 frozen refusal
         422 key-reused
         422 vars

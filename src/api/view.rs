@@ -153,6 +153,7 @@ pub(super) fn lock(lock: LockState, now_ms: u64) -> wire::LockView {
         since: since_ms.map(time),
         age_seconds: since_ms.map(|since| now_ms.saturating_sub(since) / 1000),
         reason,
+        reserved_for: lock.reserved_for.map(|release| release.to_string()),
         waiting: lock.waiting.iter().map(ToString::to_string).collect(),
         freeze: lock.freeze.map(freeze),
     }

@@ -312,7 +312,7 @@ impl Http {
         let (what, hint) = match (problem.status, word) {
             (401, _) => (format!("{} does not accept {}: {detail}", self.base, self.who), Some(self.advice.to_owned())),
             (403, _) => (format!("{} has no right to this: {detail}", self.who), None),
-            (_, "busy") => (
+            (_, "busy" | "reserved") => (
                 match &job {
                     Some(job) => format!("{detail} (job {job})"),
                     None => detail,

@@ -227,6 +227,9 @@ fn describe_locks(locks: &[LockView]) -> Vec<String> {
         if let Some(freeze) = &lock.freeze {
             lines.push(frozen(&lock.inventory, freeze));
         }
+        if let Some(release) = &lock.reserved_for {
+            lines.push(format!("{}: the next to get it is release {}", plain(&lock.inventory), plain(release)));
+        }
         if !lock.waiting.is_empty() {
             let waiting: Vec<_> = lock.waiting.iter().map(|job| plain(job)).collect();
             lines.push(format!("{}: waiting: {}", plain(&lock.inventory), waiting.join(", ")));

@@ -8,8 +8,8 @@
 //!                                           └── a lock is taken: say so, and wait ◀───────┘
 //! ```
 //!
-//! There is one way for all of them, on any dispatcher, and nothing is remembered between two looks. A release that waits costs nothing:
-//! Redis tells when a job of it has ended or a lock came free, and the executor sleeps until the next deadline of all.
+//! There is one way for all of them, on any dispatcher, and nothing is remembered between two looks. A release that waits is looked at
+//! and not written: Redis tells when a job of it has ended or a lock came free, and the executor sleeps until the next deadline of all.
 //!
 //! Releases live in Redis alone. One that was last written in another memory than the present one has an old copy: what it says of its jobs
 //! cannot be trusted, so it is suspended until somebody has looked.
@@ -105,20 +105,12 @@ type Commanding<'a> = &'a (dyn Fn(u64) -> Command + Send + Sync);
 
 /// A release that is to be written.
 struct Draft<'a> {
-    /// As it is without what follows.
+    /// As it was read,
+    stored: &'a StoredRelease,
+    /// and as it is without what follows.
     release: Release,
     told: Vec<Told>,
-    /// The revision that was read, and how often it had been woken then; 0: it is new.
-    revision: u64,
-    woken: u64,
     pipeline: &'a Pipeline,
-    idempotency: Option<(&'a str, &'a str)>,
-}
-
-enum Settled {
-    Done(Box<Release>),
-    Raced,
-    Exists(ReleaseId),
 }
 
 impl Dispatcher {
@@ -133,69 +125,97 @@ impl Dispatcher {
             serde_json::json!([stored.pipeline.name, stage, new.kind, new.services, new.metadata, new.by]).to_string();
         let digest = self.parts.pepper.request_digest(&request);
         let id = clock::draw_release_id();
-        let mut made = None;
-        for _ in 0..TRIES {
-            let now_ms = self.noting(self.parts.store.now_ms().await)?;
-            let (services, metadata) = (new.services.clone(), new.metadata.clone());
-            let mut release = Release::new(
-                id,
-                &stored.pipeline,
-                stored.version,
-                new.kind,
-                services,
-                metadata,
-                new.by.clone(),
-                stage.clone(),
-                now_ms,
-            );
-            let told = rule::begin(&mut release);
-            let idempotency = new.idempotency_key.as_deref().map(|key| (key, digest.as_str()));
-            let draft = Draft { release, told, revision: 0, woken: 0, pipeline: &stored.pipeline, idempotency };
-            match self.settle(draft).await {
-                Ok(Settled::Done(release)) => {
-                    made = Some(*release);
-                    break;
-                }
-                // The first reply was lost.
-                Ok(Settled::Raced) => return self.seen_release(id).await,
-                Ok(Settled::Exists(before)) => return self.seen_release(before).await,
-                Err(ReleaseRefusal::Other(Refusal::Store(StoreError::NotReached(_)))) => {}
-                Err(error) => return Err(error),
+        let now_ms = self.noting(self.parts.store.now_ms().await)?;
+        let NewRelease { kind, services, metadata, by, idempotency_key, .. } = new;
+        let pipeline = &stored.pipeline;
+        let mut release =
+            Release::new(id, pipeline, stored.version, kind, services, metadata, by, stage.clone(), now_ms);
+        let told = rule::begin(&mut release);
+        let what = release.services.iter().map(|(name, artifact)| format!("{name} {}", artifact.version));
+        let audited = format!("{}: {}", release.pipeline, what.collect::<Vec<_>>().join(", "));
+        let first = ReleaseWrite {
+            release: &release,
+            revision: 0,
+            woken: 0,
+            as_read: false,
+            // Should this dispatcher not take it any further.
+            due_ms: rule::due_ms(&release, now_ms),
+            asks: BTreeSet::new(),
+            wants: BTreeSet::new(),
+            retention_ms: self.release_retention_ms(),
+            idempotency: idempotency_key.as_deref().map(|key| (key, digest.as_str())),
+            audited: &audited,
+            told: told.iter().map(|told| written(&release, told)).collect(),
+            there: &[],
+            occupies: None,
+            places: &BTreeMap::new(),
+            holds: Vec::new(),
+            jobs: &[],
+        };
+        // It makes its way only once it is recorded: a request that comes again finds the release that it has made, and changes nothing.
+        let id = match self.write_first(&first).await? {
+            Written::Exists(before) => before,
+            Written::KeyReused => return Err(ReleaseRefusal::KeyReused),
+            // The first reply was lost.
+            Written::Raced => id,
+            Written::Done(_) | Written::Busy { .. } | Written::Free => {
+                tracing::info!(release.id = %id, release = audited, %stage, by = %release.by, "a release was made");
+                id
             }
-        }
-        let release = made.ok_or(Refusal::NotReady("Redis was not reached"))?;
-        tracing::info!(release.id = %id, pipeline = %release.pipeline, stage = %stage, by = %new.by, "release made");
-        if let Err(error) = self.take_along(&release).await {
+        };
+        let seen = match self.transact(id, None).await {
+            Ok(seen) => seen,
+            Err(error) => {
+                tracing::warn!(release.id = %id, %error, "a new release goes on later");
+                self.seen_release(id).await?
+            }
+        };
+        if stored.pipeline.stages.first().is_none_or(|first| first.name != stage)
+            && let Err(error) = self.take_along(&seen.release, &stage).await
+        {
             tracing::warn!(release.id = %id, %error, "releases that go on with it could not be looked for");
         }
-        Ok(SeenRelease { release, pipeline: Arc::new(stored.pipeline) })
+        Ok(seen)
     }
 
-    /// Supersedes those releases that rest after an earlier stage and are wholly contained in a new one.
-    async fn take_along(self: &Arc<Self>, new: &Release) -> Result<(), ReleaseRefusal> {
-        let filter = ReleaseFilter {
-            active: true,
-            products: Some(BTreeSet::from([new.product.clone()])),
-            before: Some(new.id),
-            limit: 1000,
-        };
-        for seen in self.seen_releases(&filter).await? {
-            let old = &seen.release;
-            let within = old.services.iter().all(|(name, artifact)| new.services.get(name) == Some(artifact));
-            let stage_of = |release: &Release| {
-                let entering = release.entering.as_ref().map(|entering| &entering.stage);
-                entering
-                    .or(release.visit().map(|visit| &visit.stage))
-                    .and_then(|stage| seen.pipeline.stage(stage))
-                    .map(|(place, _)| place)
-            };
-            let rests = seen.release.standing(&seen.pipeline) == Standing::Ready && old.pipeline == new.pipeline;
-            if rests && within && stage_of(old) < stage_of(new) {
-                let by = new.id;
-                self.transact(old.id, Some(&move |_| Command::Supersede { by, stage: None })).await?;
+    /// Records a new release. Asking twice with one id is harmless, and makes good a first reply that was lost.
+    async fn write_first(&self, first: &ReleaseWrite<'_>) -> Result<Written, ReleaseRefusal> {
+        for _ in 1..TRIES {
+            match self.parts.store.write_release(first).await {
+                Err(StoreError::NotReached(_)) => {}
+                answer => return Ok(self.noting(answer)?),
             }
         }
-        Ok(())
+        Ok(self.noting(self.parts.store.write_release(first).await)?)
+    }
+
+    /// Supersedes those releases that rest in stages before the one in which a new release begins, and are wholly contained in it.
+    async fn take_along(self: &Arc<Self>, new: &Release, begins: &Word) -> Result<(), ReleaseRefusal> {
+        if new.is_settled() {
+            return Ok(());
+        }
+        let products = Some(BTreeSet::from([new.product.clone()]));
+        let mut filter = ReleaseFilter { active: true, products, before: Some(new.id) };
+        loop {
+            let (piece, next) = self.seen_releases(&filter).await?;
+            for SeenRelease { release: old, pipeline } in piece {
+                let within = old.services.iter().all(|(name, artifact)| new.services.get(name) == Some(artifact));
+                let rests = old.standing(&pipeline) == Standing::Ready && old.pipeline == new.pipeline;
+                let Some(visit) = old.visit().filter(|_| rests && within) else { continue };
+                let place = |stage: &Word| pipeline.stage(stage).map(|(place, _)| place);
+                if place(&visit.stage) < place(begins) {
+                    let (by, stage) = (new.id, visit.stage.clone());
+                    let superseding = move |_| Command::Supersede { by, stage: stage.clone() };
+                    if let Err(error) = self.transact(old.id, Some(&superseding)).await {
+                        tracing::warn!(release.id = %old.id, %by, %error, "a release does not go on with a new one");
+                    }
+                }
+            }
+            if next.is_none() {
+                return Ok(());
+            }
+            filter.before = next;
+        }
     }
 
     /// Changes a release, and carries out what follows. `command` is given the time by Redis' clock in milliseconds since 1970, and may
@@ -216,9 +236,12 @@ impl Dispatcher {
         Ok(SeenRelease { release: stored.release, pipeline: Arc::new(pipeline) })
     }
 
-    /// Releases, newest first, each with its pipeline.
-    pub async fn seen_releases(&self, filter: &ReleaseFilter) -> Result<Vec<SeenRelease>, ReleaseRefusal> {
-        let found = self.noting(self.parts.store.releases(filter).await)?;
+    /// A piece of the releases, newest first, each with its pipeline, and where to read on; none: there are no more.
+    pub async fn seen_releases(
+        &self,
+        filter: &ReleaseFilter,
+    ) -> Result<(Vec<SeenRelease>, Option<ReleaseId>), ReleaseRefusal> {
+        let (found, next) = self.noting(self.parts.store.releases(filter).await)?;
         let version = |release: &Release| (release.pipeline.clone(), release.version);
         let versions: BTreeSet<_> = found.iter().map(|stored| version(&stored.release)).collect();
         let pipelines = self.noting(self.parts.store.pipelines_of(&versions).await)?;
@@ -228,7 +251,11 @@ impl Dispatcher {
             let pipeline = pipelines.get(&version(&release))?.clone();
             Some(SeenRelease { release, pipeline })
         });
-        Ok(seen.collect())
+        Ok((seen.collect(), next))
+    }
+
+    fn release_retention_ms(&self) -> u64 {
+        u64::try_from(self.parts.release_retention.as_millis()).unwrap_or(u64::MAX >> 12)
     }
 
     async fn pipeline_of(&self, release: &Release) -> Result<Pipeline, ReleaseRefusal> {
@@ -262,42 +289,32 @@ impl Dispatcher {
                         return Ok(SeenRelease { release, pipeline: Arc::new(pipeline) });
                     }
                 }
-                let draft = Draft {
-                    release,
-                    told,
-                    revision: stored.revision,
-                    woken: stored.woken,
-                    pipeline: &pipeline,
-                    idempotency: None,
-                };
-                match self.settle(draft).await? {
-                    Settled::Done(release) => {
-                        return Ok(SeenRelease { release: *release, pipeline: Arc::new(pipeline) });
-                    }
-                    Settled::Raced => {}
-                    Settled::Exists(_) => return Err(ReleaseRefusal::Unknown),
+                let draft = Draft { stored: &stored, release, told, pipeline: &pipeline };
+                if let Some(release) = self.settle(draft).await? {
+                    return Ok(SeenRelease { release, pipeline: Arc::new(pipeline) });
                 }
             }
             Err(Refusal::NotReady("the release is being changed by others all the time").into())
         })
     }
 
-    /// Takes a release as far as it goes, and writes it with all that follows.
-    async fn settle(self: &Arc<Self>, draft: Draft<'_>) -> Result<Settled, ReleaseRefusal> {
+    /// Takes a release as far as it goes, and writes it with all that follows; none: another was first.
+    async fn settle(self: &Arc<Self>, draft: Draft<'_>) -> Result<Option<Release>, ReleaseRefusal> {
         let store = &self.parts.store;
         let pipeline = draft.pipeline;
         let next = match &draft.release.entering {
             Some(entering) => pipeline.stage(&entering.stage).map(|(_, stage)| stage),
             None => draft.release.next_stage(pipeline),
         };
-        let mut facts: Facts = self.noting(store.facts(pipeline, &draft.release, next).await)?;
-        let apps = self.noting(store.apps().await)?;
-        if apps.is_none() {
-            let inventory = "lockstep.feed".parse().expect("a constant that is a name");
-            facts.blocked = Some(Blocked { inventory, why: "no list of apps is known".into() });
+        // One list for what is decided and for what is launched.
+        let listed = self.noting(store.apps().await)?;
+        let unlisted = listed.is_none();
+        let apps = listed.unwrap_or_default().into_iter().map(|stored| (stored.app.deployment_id.clone(), stored.app));
+        let apps: HashMap<_, _> = apps.collect();
+        let mut facts: Facts = self.noting(store.facts(pipeline, &draft.release, next, &apps).await)?;
+        if unlisted {
+            facts.blocked = Some(Blocked { inventory: None, why: "the list of apps, which is not known".into() });
         }
-        let apps: HashMap<_, _> =
-            apps.unwrap_or_default().into_iter().map(|stored| (stored.app.deployment_id.clone(), stored.app)).collect();
         for _ in 0..TRIES {
             let mut release = draft.release.clone();
             let change = rule::advance(pipeline, &mut release, &facts, &mut clock::draw_job_id);
@@ -323,18 +340,22 @@ impl Dispatcher {
                 return Err(Refusal::NotReady("the list of apps has changed meanwhile").into());
             }
             jobs.sort_by(|a, b| a.inventory.cmp(&b.inventory));
+            let told = draft.told.iter().chain(&change.told);
             let write = ReleaseWrite {
                 release: &release,
-                revision: draft.revision,
-                woken: draft.woken,
+                revision: draft.stored.revision,
+                woken: draft.stored.woken,
+                as_read: draft.told.is_empty() && change == Change::default() && release == draft.stored.release,
                 due_ms: rule::due_ms(&release, facts.now_ms),
                 asks: rule::asked(&release),
                 wants: rule::wanted(pipeline, &release, &facts.apps),
-                retention_ms: u64::try_from(self.parts.release_retention.as_millis()).unwrap_or(u64::MAX >> 12),
-                idempotency: draft.idempotency,
-                told: draft.told.iter().chain(&change.told).map(|told| written(&release, told)).collect(),
+                retention_ms: self.release_retention_ms(),
+                idempotency: None,
+                audited: "",
+                told: told.map(|told| written(&release, told)).collect(),
                 there: &change.there,
                 occupies: change.occupies.as_ref(),
+                places: &facts.places,
                 holds: holds(&release),
                 jobs: &jobs,
             };
@@ -344,13 +365,12 @@ impl Dispatcher {
                         tracing::info!(release.id = %release.id, job.id = %held.job(), inventory = %held.inventory(), "a job of a release");
                         self.supervise(held, Start::Fresh);
                     }
-                    return Ok(Settled::Done(Box::new(release)));
+                    return Ok(Some(release));
                 }
-                Written::Busy { inventory, why } => facts.blocked = Some(Blocked { inventory, why }),
+                Written::Busy { inventory, why } => facts.blocked = Some(Blocked { inventory: Some(inventory), why }),
                 Written::Free => facts.blocked = None,
-                Written::Raced => return Ok(Settled::Raced),
-                Written::Exists(id) => return Ok(Settled::Exists(id)),
-                Written::KeyReused => return Err(ReleaseRefusal::KeyReused),
+                // The last two are for new ones.
+                Written::Raced | Written::Exists(_) | Written::KeyReused => return Ok(None),
             }
         }
         Err(Refusal::NotReady("its locks change hands all the time").into())
@@ -362,9 +382,10 @@ impl Dispatcher {
         release: &Release,
         change: &Change,
     ) -> Result<Option<ReleaseId>, ReleaseRefusal> {
+        let Some(stage) = &change.occupies else { return Ok(None) };
         let by = release.id;
         for other in &change.supersede {
-            let command = |_| Command::Supersede { by, stage: change.occupies.clone() };
+            let command = |_| Command::Supersede { by, stage: stage.clone() };
             match self.transact(*other, Some(&command)).await {
                 Ok(_) | Err(ReleaseRefusal::Unknown) => {}
                 Err(ReleaseRefusal::Refused(Refused::Deploying)) => return Ok(Some(*other)),
@@ -406,26 +427,28 @@ impl Dispatcher {
 
     /// Takes a release as far as it goes; false: there was trouble.
     async fn look_at(self: &Arc<Self>, id: ReleaseId) -> bool {
-        let forgotten = match self.transact(id, None).await {
-            Ok(_) => return true,
+        let Err(error) = self.transact(id, None).await else { return true };
+        // What cannot be read may be another's: a job that is made anew, or a release whose place it takes.
+        match self.seen_release(id).await {
             Err(ReleaseRefusal::Unknown) => {
                 tracing::debug!(release.id = %id, "a release that is not kept any more is not looked at");
-                true
             }
             Err(ReleaseRefusal::Other(Refusal::Store(StoreError::Unreadable(what)))) => {
                 tracing::error!(release.id = %id, what, "a release cannot be read; it is left as it is");
-                true
             }
             Err(ReleaseRefusal::UnknownPipeline) => {
                 tracing::error!(release.id = %id, "a release goes through a pipeline that is not there; it is left as it is");
-                true
             }
-            Err(error) => {
-                tracing::debug!(release.id = %id, %error, "a release is looked at again later");
-                false
+            Ok(_) | Err(_) => {
+                if let ReleaseRefusal::Other(Refusal::Store(StoreError::Unreadable(what))) = error {
+                    tracing::error!(release.id = %id, what, "a release waits for something that cannot be read");
+                } else {
+                    tracing::debug!(release.id = %id, %error, "a release is looked at again later");
+                }
+                return false;
             }
-        };
-        forgotten && self.parts.store.forget_due(id).await.is_ok()
+        }
+        self.noting(self.parts.store.forget_due(id).await).is_ok()
     }
 }
 

@@ -94,8 +94,8 @@ pub(super) fn freeze(reply: &mut Reply) -> Result<Freeze> {
         .ok_or_else(|| StoreError::Unreadable("freezes".to_owned()))
 }
 
-/// SHA-256 in hexadecimal digits: the key is the client's and may be long.
-pub(super) fn digest_of(key: &str) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.as_bytes());
+/// SHA-256 in hexadecimal digits, of what is a client's and may be long.
+pub fn digest_of(text: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

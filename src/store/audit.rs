@@ -5,7 +5,7 @@ use super::{AuditLine, Result, Store, StoreError};
 use crate::model::event::Cursor;
 
 /// Lines that are kept.
-const LINES: u64 = 10_000;
+pub(super) const LINES: u64 = 10_000;
 
 impl Store {
     /// Writes a line (kept: the last 10,000). Written in any memory: what was done was done.

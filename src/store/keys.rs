@@ -35,7 +35,7 @@
 //! | `deliverer` | string | the dispatcher that delivers to webhooks; another takes over when it gives no sign of life | never |
 //! | `pipelines` | hash | name → newest version | never |
 //! | `pipeline:{name}` | hash | of each version: `{version}:pipeline` as JSON, `{version}:file` as it was written, `{version}:by`, `{version}:made_ms` | never |
-//! | `release:{release}` | hash | `json`, the release; `revision`, how often it was written; `epoch`, in which memory; `pipeline`, a slash, its version; `asks` and `wants`, of which sets below it is a member; `woken`, how often something happened that it waits for | one release retention after its end |
+//! | `release:{release}` | hash | `json`, the release; `revision`, how often it was written; `epoch`, in which memory; `pipeline`, a slash, its version; `asks` and `wants`, of which sets below it is a member; `woken`, how often something happened that it waits for | one release retention after its end, or after its hold is lifted |
 //! | `release_events:{release}` | stream | its events, as in `events`, at the same places | with `release` |
 //! | `release_logs:{release}` | hash | SHA-256 of a reporter's log → the log | with `release` |
 //! | `releases` | sorted set | all releases, by id (all scores are 0) | as `jobs` |
@@ -51,7 +51,7 @@
 //! | `reserved` | hash | inventory → the release that gets its lock next | never |
 //! | `there` | hash | app → what it has last deployed for a release, as JSON | never |
 //! | `occupants` | hash | pipeline/stage/service → the release that was last deployed there | never |
-//! | `holds` | hash | pipeline/stage → the release that holds automation there after its roll-back | never |
+//! | `holds` | hash | pipeline/stage → the releases that hold automation there after their roll-backs, with blanks between | never |
 //! | `reporters` | hash | name → who has recorded it, a blank, the products that it is subscribed to, with blanks between | never |
 //! | `subscribers:{product}` | set | the reporters that are subscribed to it | never |
 //! | `idem:release:{hash}` | string | as `idem:{app}:{hash}`, of releases | a day |
@@ -116,6 +116,9 @@ impl Keys {
     }
     pub(super) fn locks(&self) -> String {
         self.key("locks")
+    }
+    pub(super) fn reserved(&self) -> String {
+        self.key("reserved")
     }
     pub(super) fn queue(&self, inventory: &Inventory) -> String {
         self.of("queue:", inventory.as_str())

@@ -29,11 +29,12 @@ pub(super) fn unreadable_freeze() -> Freeze {
 }
 
 impl Store {
-    /// Locks, queues and freezes, ordered by inventory, and Redis' time in milliseconds.
+    /// Locks, reservations, queues and freezes, ordered by inventory, and Redis' time in milliseconds.
     pub async fn locks(&self) -> Result<(Vec<LockState>, u64)> {
         let answers = self.read(self.quick(), "locks", |pipe| {
             pipe.cmd("TIME");
             pipe.cmd("HGETALL").arg(self.keys().locks());
+            pipe.cmd("HGETALL").arg(self.keys().reserved());
             pipe.cmd("HGETALL").arg(self.keys().freezes());
             pipe.cmd("SMEMBERS").arg(self.keys().queues());
         });
@@ -46,6 +47,7 @@ impl Store {
                     inventory,
                     holder: None,
                     record: None,
+                    reserved_for: None,
                     waiting: Vec::new(),
                     freeze: None,
                 }));
@@ -53,6 +55,9 @@ impl Store {
         };
         for (name, holder) in pairs(answers.next()?) {
             at(&name, &mut |state| state.holder = text(&holder).and_then(|job| job.parse().ok()));
+        }
+        for (name, release) in pairs(answers.next()?) {
+            at(&name, &mut |state| state.reserved_for = text(&release).and_then(|release| release.parse().ok()));
         }
         for (name, stored) in pairs(answers.next()?) {
             let freeze = text(&stored).and_then(stored_freeze).unwrap_or_else(unreadable_freeze);

@@ -18,7 +18,7 @@ use super::record::{self, FIELDS};
 use super::value::{items, number, text};
 use super::{Memory, Rescued, Result, Store, StoreError, scripts};
 use crate::clock;
-use crate::model::ids::JobId;
+use crate::model::ids::{JobId, ReleaseId};
 use crate::model::job::{Intent, Outcome, State};
 use crate::model::lock::Fence;
 
@@ -220,6 +220,9 @@ impl Store {
             }
             let outcome = damage.read::<State>("state").and_then(State::outcome);
             call.arg(outcome.map(Outcome::word).unwrap_or_default());
+            if let Some(release) = damage.read::<ReleaseId>("release") {
+                call.arg("release").arg(release.to_string());
+            }
             if let Some(intent) = damage.read::<Intent>("intent") {
                 call.arg("intent").arg(intent.word());
             }

@@ -59,7 +59,9 @@ use link::{Link, Trouble};
 use memory::Known;
 use news::Watchers;
 
+pub use admission::digest_of;
 pub use memory::Damage;
+pub use releases::RELEASES_PAGE;
 pub use types::*;
 
 /// Why Redis did not do what it was asked.

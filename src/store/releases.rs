@@ -10,10 +10,12 @@ use redis::Value;
 use serde_json::Map;
 
 use super::admission::digest_of;
+use super::audit::LINES;
 use super::memory::time_ms;
 use super::record::{self, FIELDS};
-use super::value::{bytes, items, number, pairs, text};
+use super::value::{bytes, items, pairs, text};
 use super::{Events, ReleaseFilter, ReleaseWrite, Result, Store, StoreError, StoredRelease, Written, scripts};
+use crate::model::app::App;
 use crate::model::event::Cursor;
 use crate::model::ids::{DeploymentId, JobId, ReleaseId, Word};
 use crate::model::job::State;
@@ -22,8 +24,8 @@ use crate::model::pipeline::{Pipeline, Stage};
 use crate::model::release::rule::{Ended, Facts};
 use crate::model::release::{Release, There, Work};
 
-/// The most releases that are read in one round trip.
-const PAGE: usize = 200;
+/// So many releases are looked at at a time.
+pub const RELEASES_PAGE: usize = 200;
 /// The most releases that are due at a time.
 const DUE: usize = 64;
 
@@ -58,25 +60,26 @@ impl Store {
         read().map(Some).ok_or_else(|| StoreError::Unreadable(self.keys().release(id)))
     }
 
-    /// A page of releases, newest first. One that cannot be read is left out.
-    pub async fn releases(&self, filter: &ReleaseFilter) -> Result<Vec<StoredRelease>> {
-        let limit = filter.limit.clamp(1, 1000);
-        let mut before = filter.before;
+    /// Of the next [`RELEASES_PAGE`] releases, newest first, those that fit, and where to read on; none: there are no more. One that
+    /// cannot be read is left out.
+    pub async fn releases(&self, filter: &ReleaseFilter) -> Result<(Vec<StoredRelease>, Option<ReleaseId>)> {
+        let page: Vec<ReleaseId> = if filter.active {
+            let active = self.active_releases(filter.before).await?;
+            active.into_iter().rev().take(RELEASES_PAGE).collect()
+        } else {
+            self.release_page(filter.before).await?
+        };
+        let wanted =
+            |release: &Release| filter.products.as_ref().is_none_or(|products| products.contains(&release.product));
         let mut found = Vec::new();
-        let mut active = if filter.active { Some(self.active_releases(before).await?) } else { None };
-        while found.len() < limit {
-            let page: Vec<ReleaseId> = match &mut active {
-                Some(active) => active.split_off(active.len().saturating_sub(PAGE)).into_iter().rev().collect(),
-                None => self.release_page(before).await?,
-            };
-            let Some(last) = page.last() else { break };
-            before = Some(*last);
-            let wanted =
-                |release: &Release| filter.products.as_ref().is_none_or(|products| products.contains(&release.product));
-            found.extend(self.releases_named(&page).await?.into_iter().filter(|stored| wanted(&stored.release)));
+        for read in self.releases_named(&page).await? {
+            match read {
+                Ok(stored) => found.extend(stored.filter(|stored| wanted(&stored.release))),
+                Err(StoreError::Unreadable(key)) => tracing::warn!(key, "a release that cannot be read is left out"),
+                Err(error) => return Err(error),
+            }
         }
-        found.truncate(limit);
-        Ok(found)
+        Ok((found, page.last().copied()))
     }
 
     /// Releases of which something may follow, oldest first.
@@ -95,27 +98,28 @@ impl Store {
         let key = self.keys().releases();
         let newest = before.map_or_else(|| "+".to_owned(), |before| format!("({before}"));
         let answers = self.read(self.quick(), &key, |pipe| {
-            pipe.cmd("ZRANGE").arg(&key).arg(newest).arg("-").arg("BYLEX").arg("REV").arg("LIMIT").arg(0).arg(PAGE);
+            pipe.cmd("ZRANGE")
+                .arg(&key)
+                .arg(newest)
+                .arg("-")
+                .arg("BYLEX")
+                .arg("REV")
+                .arg("LIMIT")
+                .arg(0)
+                .arg(RELEASES_PAGE);
         });
         Ok(ids(answers.await?.next()?))
     }
 
-    async fn releases_named(&self, page: &[ReleaseId]) -> Result<Vec<StoredRelease>> {
+    /// These releases, in order, each as [`Store::release`] reads it.
+    async fn releases_named(&self, page: &[ReleaseId]) -> Result<Vec<Result<Option<StoredRelease>>>> {
         let answers = self.read(self.outlet(), "releases", |pipe| {
             for id in page {
                 pipe.cmd("HMGET").arg(self.keys().release(*id)).arg(&FIELDS_OF_RELEASE);
             }
         });
         let mut answers = answers.await?;
-        let mut found = Vec::new();
-        for id in page {
-            match answers.next().and_then(|fields| self.stored_release(*id, fields)) {
-                Ok(release) => found.extend(release),
-                Err(StoreError::Unreadable(key)) => tracing::warn!(key, "a release that cannot be read is left out"),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(found)
+        Ok(page.iter().map(|id| answers.next().and_then(|fields| self.stored_release(*id, fields))).collect())
     }
 
     /// Releases that are to be looked at now, and in how many milliseconds the next one is; none: there is none.
@@ -137,17 +141,22 @@ impl Store {
         Ok((due, None))
     }
 
-    /// Takes a release off those that are to be looked at, which is not there any more or cannot be read.
+    /// Takes a release off those that are to be looked at, which is not there any more or cannot be read, with all that it has reserved.
     pub async fn forget_due(&self, id: ReleaseId) -> Result<()> {
-        let key = self.keys().due_releases();
-        let answers = self.read(self.quick(), &key, |pipe| {
-            pipe.cmd("ZREM").arg(&key).arg(id.to_string());
+        let reply = self.run(&scripts::FORGET_DUE, self.quick(), |call| {
+            call.arg(id.to_string());
         });
-        answers.await.map(drop)
+        reply.await.map(drop)
     }
 
-    /// What is known besides a release. `next`: the stage that it enters next, if it goes on.
-    pub async fn facts(&self, pipeline: &Pipeline, release: &Release, next: Option<&Stage>) -> Result<Facts> {
+    /// What is known besides a release. `next`: the stage that it enters next, if it goes on; `listed`: the list of apps.
+    pub async fn facts(
+        &self,
+        pipeline: &Pipeline,
+        release: &Release,
+        next: Option<&Stage>,
+        listed: &HashMap<DeploymentId, App>,
+    ) -> Result<Facts> {
         let jobs = release.busy_jobs();
         let stages: BTreeSet<&Word> =
             release.visit().map(|visit| &visit.stage).into_iter().chain(next.map(|stage| &stage.name)).collect();
@@ -161,18 +170,16 @@ impl Store {
             .visit()
             .and_then(|visit| visit.steps.get(visit.current()?))
             .is_some_and(|step| matches!(step.work, Work::Soak { .. }));
-        let places: Vec<String> = next
-            .map(|stage| {
-                release.services.keys().map(|service| format!("{}/{}/{service}", pipeline.name, stage.name)).collect()
-            })
-            .unwrap_or_default();
+        let services: Vec<&Word> = next.iter().flat_map(|_| release.services.keys()).collect();
+        let place = |service: &&Word| format!("{}/{}/{service}", pipeline.name, next.map_or("", |it| it.name.as_str()));
+        let places: Vec<String> = services.iter().map(place).collect();
         let keys = self.keys();
         let answers = self.read(self.quick(), "release", |pipe| {
             pipe.cmd("TIME");
             pipe.cmd("SMEMBERS").arg(keys.subscribers(&release.product));
             pipe.cmd("HMGET").arg(keys.there()).arg("").arg(apps.iter().map(|app| app.as_str()).collect::<Vec<_>>());
             pipe.cmd("HMGET").arg(keys.occupants()).arg("").arg(&places);
-            pipe.cmd("HEXISTS")
+            pipe.cmd("HGET")
                 .arg(keys.holds())
                 .arg(next.map(|stage| format!("{}/{}", pipeline.name, stage.name)).unwrap_or_default());
             for job in &jobs {
@@ -188,13 +195,30 @@ impl Store {
         let mut answers = answers.await?;
         let now_ms = time_ms(answers.next()?).ok_or_else(|| StoreError::Unreadable("TIME".into()))?;
         let subscribers = items(answers.next()?).iter().filter_map(|name| text(name)?.parse().ok()).collect();
-        let found = items(answers.next()?).into_iter().skip(1).zip(&apps);
-        let there = found
-            .filter_map(|(json, app)| Some(((*app).clone(), serde_json::from_slice::<There>(&bytes(json)?).ok()?)));
-        let there: BTreeMap<_, _> = there.collect();
-        let others: BTreeSet<ReleaseId> =
-            ids(answers.next()?).into_iter().filter(|other| *other != release.id).collect();
-        let held = number::<u64>(&answers.next()?) == Some(1);
+        // What cannot be read is not nothing: a service would be removed that was to be put back, a place taken that is not free.
+        let unreadable = |key: String, what: &str| StoreError::Unreadable(format!("{key} ({what})"));
+        let mut there = BTreeMap::new();
+        for (json, app) in items(answers.next()?).into_iter().skip(1).zip(&apps) {
+            if let Some(json) = bytes(json) {
+                let read: There = serde_json::from_slice(&json).map_err(|_| unreadable(keys.there(), app.as_str()))?;
+                there.insert((*app).clone(), read);
+            }
+        }
+        let mut places = BTreeMap::new();
+        for (id, service) in items(answers.next()?).iter().skip(1).zip(services) {
+            if *id != Value::Nil {
+                let read = text(id).and_then(|id| id.parse::<ReleaseId>().ok());
+                places.insert(service.clone(), read.ok_or_else(|| unreadable(keys.occupants(), service.as_str()))?);
+            }
+        }
+        let holders = answers.next()?;
+        let held = match text(&holders) {
+            Some(holders) => {
+                let first = holders.split(' ').next().and_then(|id| id.parse::<ReleaseId>().ok());
+                Some(first.ok_or_else(|| unreadable(keys.holds(), holders))?)
+            }
+            None => None,
+        };
         let mut ended = BTreeMap::new();
         for job in jobs {
             let (fields, outputs) = (items(answers.next()?), bytes(answers.next()?));
@@ -216,14 +240,16 @@ impl Store {
             }
         }
         let mut occupants = BTreeMap::new();
+        let others: BTreeSet<ReleaseId> = places.values().copied().filter(|other| *other != release.id).collect();
         for other in self.releases_named(&Vec::from_iter(others)).await? {
-            if let Some(stage) = next.filter(|_| other.release.holds_place()) {
-                occupants.insert(other.release.id, other.release.is_deploying_in(&stage.name));
+            if let (Some(StoredRelease { release: other, .. }), Some(stage)) = (other?, next)
+                && other.holds_place()
+            {
+                occupants.insert(other.id, other.is_deploying_in(&stage.name));
             }
         }
-        let apps = self.apps().await?.unwrap_or_default().into_iter();
-        let apps = apps.map(|stored| (stored.app.deployment_id, stored.app.inventory)).collect();
-        Ok(Facts { now_ms, ended, subscribers, apps, there, succeeded, occupants, held, blocked: None })
+        let apps = listed.iter().map(|(id, app)| (id.clone(), app.inventory.clone())).collect();
+        Ok(Facts { now_ms, ended, subscribers, apps, there, succeeded, occupants, places, held, blocked: None })
     }
 
     /// Writes a release, and what follows from it.
@@ -243,7 +269,8 @@ impl Store {
             call.arg(write.retention_ms)
                 .arg(self.retention_ms())
                 .arg(format!("{}/{}", release.pipeline, release.version));
-            call.arg(hash).arg(digest).arg(write.woken);
+            call.arg(hash).arg(digest).arg(write.woken).arg(u8::from(write.as_read));
+            call.arg(release.by.as_str()).arg(write.audited).arg(LINES);
             call.arg(write.told.len());
             for (what, data) in &write.told {
                 call.arg(what).arg(data);
@@ -257,7 +284,8 @@ impl Store {
             call.arg(services.len());
             for service in services {
                 let stage = write.occupies.map_or("", Word::as_str);
-                call.arg(format!("{}/{stage}/{service}", release.pipeline));
+                let before = write.places.get(service).map(ToString::to_string);
+                call.arg(format!("{}/{stage}/{service}", release.pipeline)).arg(before.unwrap_or_default());
             }
             call.arg(write.holds.len());
             for (stage, held) in &write.holds {
@@ -295,11 +323,10 @@ impl Store {
 
     /// Keeps the log of a report, before the report is recorded. `digest`: its SHA-256 in hexadecimal digits, which names it.
     pub async fn keep_log(&self, id: ReleaseId, digest: &str, log: &[u8]) -> Result<()> {
-        let key = self.keys().release_logs(id);
-        let answers = self.read(self.intake(), &key, |pipe| {
-            pipe.cmd("HSETNX").arg(&key).arg(digest).arg(log);
+        let reply = self.run(&scripts::KEEP_LOG, self.intake(), |call| {
+            call.arg(id.to_string()).arg(digest).arg(log);
         });
-        answers.await?.next().map(drop)
+        reply.await.map(drop)
     }
 
     /// The log of a report; none: there is none.
@@ -344,7 +371,7 @@ pub(super) fn end_of(job: JobId, fields: &[Value], outputs: Option<Vec<u8>>) -> 
     Ok(Some(Ended { outcome, reason: record.reason, outputs }))
 }
 
-fn ids(value: Value) -> Vec<ReleaseId> {
+pub(super) fn ids(value: Value) -> Vec<ReleaseId> {
     items(value).iter().filter_map(|id| text(id)?.parse().ok()).collect()
 }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use redis::Value;
 
-use super::value::{items, pairs, text};
+use super::releases::ids;
+use super::value::{pairs, text};
 use super::{Recorded, Result, Store, StoredReporter, scripts};
 use crate::model::ids::{ReleaseId, Word};
 
@@ -63,8 +64,7 @@ impl Store {
         let answers = self.read(self.quick(), &key, |pipe| {
             pipe.cmd("SMEMBERS").arg(&key);
         });
-        let found = items(answers.await?.next()?);
-        let mut found: Vec<ReleaseId> = found.iter().filter_map(|id| text(id)?.parse().ok()).collect();
+        let mut found = ids(answers.await?.next()?);
         found.sort();
         Ok(found)
     }

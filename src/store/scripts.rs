@@ -62,6 +62,8 @@ scripts! {
     RELEASE = "_words" "_epoch" "_order" "_lock" "_release" "release";
     ORDER = "_words" "_epoch" "_order" "_lock" "order";
     SET_ENVIRONMENT = "_words" "_epoch" "set_environment";
+    FORGET_DUE = "_words" "_epoch" "_order" "_lock" "_release" "forget_due";
+    KEEP_LOG = "_words" "_epoch" "keep_log";
     SET_REPORTER = "_words" "_epoch" "set_reporter";
     DELIVER = "_words" "_epoch" "deliver";
     DELIVERED = "_words" "_epoch" "delivered";
@@ -171,6 +173,6 @@ mod tests {
             assert!(text.contains("\n-- Invariant"), "{path:?}");
             assert!(!step || text.contains("\n-- replies  "), "{path:?}");
         }
-        assert_eq!(super::all().len(), 31);
+        assert_eq!(super::all().len(), 33);
     }
 }

@@ -154,7 +154,7 @@ pub struct JobFilter {
     pub limit: usize,
 }
 
-/// One lock or freeze or queue, by inventory.
+/// One lock, reservation, freeze or queue, by inventory.
 #[derive(Debug, Clone)]
 pub struct LockState {
     /// The inventory.
@@ -163,6 +163,8 @@ pub struct LockState {
     pub holder: Option<JobId>,
     /// That job's record; none: unreadable or gone.
     pub record: Option<Record>,
+    /// The release that gets it next.
+    pub reserved_for: Option<ReleaseId>,
     /// Jobs that wait, in order.
     pub waiting: Vec<JobId>,
     /// The freeze in force.
@@ -349,8 +351,6 @@ pub struct ReleaseFilter {
     pub products: Option<BTreeSet<Word>>,
     /// Only older than this one.
     pub before: Option<ReleaseId>,
-    /// At most so many (1 to 1,000).
-    pub limit: usize,
 }
 
 /// Who reports, and on which products.
@@ -373,6 +373,8 @@ pub struct ReleaseWrite<'a> {
     pub revision: u64,
     /// How often it had been woken when it was read.
     pub woken: u64,
+    /// Whether it is as it was read, and nothing is to follow: it waits on, and is not written.
+    pub as_read: bool,
     /// When it is to be looked at again, in milliseconds since 1970.
     pub due_ms: Option<u64>,
     /// Reporters that it asks.
@@ -383,12 +385,16 @@ pub struct ReleaseWrite<'a> {
     pub retention_ms: u64,
     /// `Idempotency-Key` of the request that makes it, and a digest of the request.
     pub idempotency: Option<(&'a str, &'a str)>,
+    /// What the audit log says of the making of a new one.
+    pub audited: &'a str,
     /// Events: what has happened, and what is to be said of it, as JSON.
     pub told: Vec<(String, String)>,
     /// What apps have deployed now.
     pub there: &'a [(DeploymentId, Option<There>)],
-    /// The stage whose services it takes now.
+    /// The stage whose services it takes now,
     pub occupies: Option<&'a Word>,
+    /// and who was read there: if that is somebody else by now, nothing is written.
+    pub places: &'a BTreeMap<Word, ReleaseId>,
     /// Stages in which it holds automation, or does so no longer.
     pub holds: Vec<(Word, bool)>,
     /// Jobs that get their locks, all together or none.
@@ -400,7 +406,7 @@ pub struct ReleaseWrite<'a> {
 pub enum Written {
     /// It is; its jobs have their locks, and the caller supervises them.
     Done(Vec<Held>),
-    /// Somebody else has written it meanwhile.
+    /// Somebody else has written it meanwhile, or taken a place that it was to take.
     Raced,
     /// A lock could not be had, so nothing was changed.
     Busy {

@@ -251,7 +251,7 @@ pub struct FeedTaken {
 pub struct LockView {
     /// The inventory.
     pub inventory: String,
-    /// The job that holds the lock; absent where the inventory is only frozen.
+    /// The job that holds the lock; absent where the inventory is only frozen, reserved or waited for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job_id: Option<String>,
     /// The holder's app.
@@ -272,6 +272,9 @@ pub struct LockView {
     /// Why it is held still.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The release that gets the lock next, together with all others that it waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserved_for: Option<String>,
     /// Jobs that wait for it, in order.
     pub waiting: Vec<String>,
     /// The freeze in force.

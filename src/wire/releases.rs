@@ -264,9 +264,10 @@ fn reports() -> Schema {
 /// Why jobs cannot be launched yet: all locks are taken together, or none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BlockedView {
-    /// Whose lock is in the way.
-    pub inventory: String,
-    /// Who holds it, or what else is in the way, in words.
+    /// Whose lock is in the way; absent where it is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inventory: Option<String>,
+    /// Who holds it, or what else they wait for, in words.
     pub why: String,
 }
 

@@ -15,6 +15,10 @@ use crate::api::{Api, Shared};
 use crate::model::ids::Word;
 use crate::model::token::{Grant, Role};
 
+/// Who is to report.
+const REPORTERS: &str =
+    "This needs the token of the reporter, or an operator's: a report counts under the token's name.";
+
 /// Why a person whose token is good is turned away.
 fn not_for(role: Role) -> ApiError {
     ApiError::Forbidden(match role {
@@ -101,7 +105,7 @@ impl FromRequestParts<Shared> for Approver {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {
-        let Viewer(grant) = person(parts, api, Wanted::Releaser).await?.try_into()?;
+        let Viewer(grant) = person(parts, api, Wanted::Approver).await?.try_into()?;
         Ok(Self(grant))
     }
 }
@@ -119,11 +123,11 @@ impl FromRequestParts<Shared> for Reporter {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {
-        let Grant { name, role, .. } = person(parts, api, Wanted::Releaser).await?;
+        let Grant { name, role, .. } = person(parts, api, Wanted::Reporter).await?;
         match role {
             Role::Reporter => Ok(Self { sees: ReleaseReader::Reporter(name.clone()), name }),
             Role::Operator => Ok(Self { sees: ReleaseReader::All, name }),
-            Role::Viewer | Role::Releaser => Err(not_for(role)),
+            Role::Viewer | Role::Releaser => Err(ApiError::Forbidden(REPORTERS)),
         }
     }
 }
@@ -141,7 +145,7 @@ impl FromRequestParts<Shared> for ReleaseReader {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {
-        let Grant { name, role, .. } = person(parts, api, Wanted::Releaser).await?;
+        let Grant { name, role, .. } = person(parts, api, Wanted::ReleaseReader).await?;
         match role {
             Role::Viewer | Role::Releaser | Role::Operator => Ok(Self::All),
             Role::Reporter => Ok(Self::Reporter(name)),
@@ -152,7 +156,10 @@ impl FromRequestParts<Shared> for ReleaseReader {
 /// Whose token a request brings. What its role opens is for whoever asks to say.
 async fn person(parts: &Parts, api: &Api, wanted: Wanted) -> Result<Grant, ApiError> {
     let why = match wanted {
-        Wanted::Releaser => "This needs the token of a releaser, a reporter, a viewer or an operator.",
+        Wanted::Releaser => "This needs the token of a releaser or an operator.",
+        Wanted::Approver => "This needs the token of a viewer, a releaser or an operator of a group that is asked.",
+        Wanted::Reporter => REPORTERS,
+        Wanted::ReleaseReader => "This needs the token of a releaser, a reporter, a viewer or an operator.",
         Wanted::App | Wanted::AppOrOperator | Wanted::Operator | Wanted::Feed | Wanted::JobToken => {
             "This needs an operator's token."
         }

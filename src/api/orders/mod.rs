@@ -356,10 +356,9 @@ impl Api {
         }
         let dispatcher = self.dispatcher.clone();
         let giving = async move {
-            let (by, what) = (new.by.clone(), format!("{} {}", new.spec.environment, new.mode));
+            let about = format!("{} {}", new.spec.environment, new.mode);
+            dispatcher.store().audit(new.by.as_str(), "give-order", &about, "").await?;
             let stored = dispatcher.give_order(new).await?;
-            let about = format!("{} ({what})", stored.order.id);
-            dispatcher.store().audit(by.as_str(), "give-order", &about, "").await?;
             Ok::<_, ApiError>(stored)
         };
         let stored = self.finishing(giving).await.unwrap_or_else(|what| Err(ApiError::NotReady(what)))?;
@@ -376,8 +375,10 @@ impl Api {
     ) -> Result<Response, ApiError> {
         let dispatcher = self.dispatcher.clone();
         let changing = async move {
-            let stored = dispatcher.change_order(&id, &command).await?;
+            // No line about an order that there never was.
+            dispatcher.seen_order(&id).await?;
             dispatcher.store().audit(by.as_str(), what, &id.to_string(), &reason).await?;
+            let stored = dispatcher.change_order(&id, &command).await?;
             Ok::<_, ApiError>(stored)
         };
         let stored = self.finishing(changing).await.unwrap_or_else(|what| Err(ApiError::NotReady(what)))?;

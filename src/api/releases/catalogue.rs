@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use serde::Deserialize;
 
-use super::{LOOKED_AT_MAX, PIECE, Wish, view};
+use super::{Wish, view};
 use crate::api::Shared;
 use crate::api::auth::ReleaseReader;
 use crate::api::docs::Guarded;
 use crate::api::error::ApiError;
 use crate::api::extract::{Query, optional_version, optional_word};
+use crate::dispatch::SeenRelease;
 use crate::model::ids::Word;
 use crate::model::release::Verdict;
 use crate::store::ReleaseFilter;
@@ -65,12 +66,15 @@ pub(in crate::api) async fn catalogue(
     if products.as_ref().is_some_and(|products| products.is_empty()) {
         return Ok(axum::Json(Catalogue { products: vec![] }));
     }
-    let filter = ReleaseFilter { active: false, products, before: None, limit: PIECE };
-    let (found, _) = api.releases_that(filter, usize::MAX, LOOKED_AT_MAX, |seen| wish.fits(seen)).await?;
+    let filter = ReleaseFilter { active: false, products, before: None };
+    let shown = |seen: &SeenRelease| {
+        let of = || (seen.release.product.clone(), seen.release.pipeline.clone());
+        wish.fits(seen).then(|| (of(), view::version(seen)))
+    };
+    let (found, _) = api.shown_releases(filter, usize::MAX, shown).await?;
     let mut by_product: BTreeMap<(Word, Word), Vec<CatalogueVersion>> = BTreeMap::new();
-    for seen in &found {
-        let of = (seen.release.product.clone(), seen.release.pipeline.clone());
-        by_product.entry(of).or_default().push(view::version(seen));
+    for (of, version) in found {
+        by_product.entry(of).or_default().push(version);
     }
     let products = by_product.into_iter().map(|((product, pipeline), versions)| CatalogueProduct {
         product: product.into(),

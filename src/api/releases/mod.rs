@@ -24,8 +24,8 @@ use super::{Api, Shared};
 use crate::dispatch::{NewRelease, SeenRelease};
 use crate::model::ids::{ReleaseId, Word};
 use crate::model::release::{Artifact, Standing, Verdict};
-use crate::store::ReleaseFilter;
-use crate::wire::{Problem, ReleasePage, ReleaseRequest, ReleaseView};
+use crate::store::{RELEASES_PAGE, ReleaseFilter};
+use crate::wire::{Problem, ReleasePage, ReleaseRequest, ReleaseSummary, ReleaseView};
 pub(super) use catalogue::*;
 pub(super) use moves::*;
 pub(super) use reports::*;
@@ -38,10 +38,8 @@ const RELEASE_MAX: usize = 512 * 1024;
 const PAGE: usize = 50;
 /// The most releases that a page may have.
 const PAGE_MAX: usize = 200;
-/// How many releases are read from Redis at a time, and
-const PIECE: usize = 200;
-/// how many at most for one answer, whether or not they fit: the next page reads on behind them.
-const LOOKED_AT_MAX: usize = 5_000;
+/// So many pieces of the releases are looked at for one answer, whether or not they fit: the next page reads on behind them.
+const PIECES_MAX: usize = 5_000 / RELEASES_PAGE;
 
 impl ReleaseReader {
     fn eyes(&self) -> Eyes<'_> {
@@ -84,37 +82,29 @@ impl Api {
         if self.sight(reader).await?.has(&seen) { Ok(seen) } else { Err(ApiError::UnknownRelease) }
     }
 
-    /// Releases that fit, newest first, at most `limit`, and where to read on. `bound`: so many are looked at.
-    async fn releases_that(
+    /// What `shown` makes of the newest releases, at most `limit`, and where to read on: a release that was shown, or the last that was
+    /// looked at.
+    async fn shown_releases<T>(
         &self,
         mut filter: ReleaseFilter,
         limit: usize,
-        bound: usize,
-        fits: impl Fn(&SeenRelease) -> bool + Send + Sync,
-    ) -> Result<(Vec<SeenRelease>, Option<ReleaseId>), ApiError> {
-        filter.limit = PIECE;
+        shown: impl Fn(&SeenRelease) -> Option<T> + Send + Sync,
+    ) -> Result<(Vec<T>, Option<ReleaseId>), ApiError> {
         let mut found = Vec::new();
-        let mut looked_at = 0;
-        loop {
-            let piece = self.dispatcher.seen_releases(&filter).await?;
-            // One that cannot be read is left out, so a short piece is not the last one.
-            if piece.is_empty() {
+        for _ in 0..PIECES_MAX {
+            let (piece, next) = self.dispatcher.seen_releases(&filter).await?;
+            for seen in piece {
+                found.extend(shown(&seen));
+                if found.len() == limit {
+                    return Ok((found, Some(seen.release.id)));
+                }
+            }
+            if next.is_none() {
                 return Ok((found, None));
             }
-            looked_at += piece.len();
-            for seen in piece {
-                filter.before = Some(seen.release.id);
-                if fits(&seen) {
-                    found.push(seen);
-                }
-                if found.len() == limit {
-                    return Ok((found, filter.before));
-                }
-            }
-            if looked_at >= bound {
-                return Ok((found, filter.before));
-            }
+            filter.before = next;
         }
+        Ok((found, filter.before))
     }
 }
 
@@ -144,15 +134,7 @@ pub(super) async fn create(
 ) -> Result<Response, ApiError> {
     let new = new_release(request, by, ask.idempotency_key)?;
     let dispatcher = api.dispatcher.clone();
-    let making = async move {
-        let what = new.services.iter().map(|(name, artifact)| format!("{name} {}", artifact.version));
-        let what = format!("{}: {}", new.pipeline, what.collect::<Vec<_>>().join(", "));
-        let by = new.by.clone();
-        dispatcher.store().audit(by.as_str(), "make-release", &what, "").await?;
-        let seen = dispatcher.create_release(new).await.map_err(ApiError::from)?;
-        tracing::info!(release.id = %seen.release.id, release = what, %by, "a release was made");
-        Ok(seen)
-    };
+    let making = async move { dispatcher.create_release(new).await.map_err(ApiError::from) };
     let seen = api.finishing(making).await.unwrap_or_else(|what| Err(ApiError::NotReady(what)))?;
     let mut response = answer(StatusCode::CREATED, "application/json", &view::release(&seen, Eyes::All));
     if let Ok(location) = HeaderValue::try_from(format!("/api/v1/releases/{}", seen.release.id)) {
@@ -258,7 +240,6 @@ impl Filter {
             active: active == Some(true),
             products: optional_word("product", product)?.map(|product| BTreeSet::from([product])),
             before: before.map_err(|error| ApiError::Invalid(format!("cursor {error}")))?,
-            limit: PIECE,
         };
         let wish = Wish {
             pipeline: optional_word("pipeline", pipeline)?,
@@ -291,12 +272,20 @@ pub(super) async fn list(
 ) -> Result<axum::Json<ReleasePage>, ApiError> {
     let (filter, wish, limit) = filter.read()?;
     let sight = api.sight(&reader).await?;
-    // A cursor names a release: a reporter must not be told one that it may not see.
-    let bound = if let Sight::All = sight { LOOKED_AT_MAX } else { usize::MAX };
-    let fits = |seen: &SeenRelease| wish.fits(seen) && sight.has(seen);
-    let (found, next) = api.releases_that(filter, limit, bound, fits).await?;
-    let releases = found.iter().map(|seen| view::summary(seen, reader.eyes())).collect();
-    Ok(axum::Json(ReleasePage { releases, cursor: next.map(|id| id.to_string()) }))
+    let shown = |seen: &SeenRelease| (wish.fits(seen) && sight.has(seen)).then(|| view::summary(seen, reader.eyes()));
+    let (releases, next) = api.shown_releases(filter, limit, shown).await?;
+    let cursor = next.map(|id| cursor(id, &sight, &releases));
+    Ok(axum::Json(ReleasePage { releases, cursor }))
+}
+
+/// Where the next page begins: behind a release. A reporter is not told one that it may not see; its next page begins with the
+/// millisecond in which that was made, of which it is shown nothing twice unless two were made in it.
+fn cursor(behind: ReleaseId, sight: &Sight, shown: &[ReleaseSummary]) -> String {
+    let is_shown = shown.last().is_some_and(|last| last.id == behind.to_string());
+    match sight {
+        Sight::Of(..) if !is_shown => ReleaseId::new(behind.ms() + 1, 0).to_string(),
+        Sight::All | Sight::Of(..) => behind.to_string(),
+    }
 }
 
 /// Show a release
@@ -346,6 +335,15 @@ mod tests {
         ] {
             assert!(matches!(made(bad), Err(ApiError::Invalid(_))), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_reporter_is_told_no_release_that_it_may_not_see() {
+        let hidden = ReleaseId::new(5, 1 << 70);
+        let of = Sight::Of(BTreeSet::new(), "ada".parse().expect("a name"));
+        assert_eq!(cursor(hidden, &Sight::All, &[]), hidden.to_string());
+        let told: ReleaseId = cursor(hidden, &of, &[]).parse().expect("an id");
+        assert!(told > hidden && told.ms() == 6, "nothing is passed over: {told}");
     }
 
     #[test]

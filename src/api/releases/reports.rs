@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
@@ -21,6 +20,7 @@ use crate::api::extract::{LargeJson, LogOf, Named, acts, optional_word, word};
 use crate::model::ids::{ReleaseId, Word};
 use crate::model::release::Report;
 use crate::model::release::command::{Command, apply};
+use crate::store::digest_of;
 use crate::wire::{Problem, ReleaseView, ReportRequest};
 
 /// The most bytes of a report: its log, written as JSON, may be four times as long.
@@ -50,8 +50,6 @@ fn read(request: ReportRequest) -> Result<Given, ApiError> {
         return Err(ApiError::LogTooLarge(LOG_MAX));
     }
     let log = log.filter(|log| !log.is_empty());
-    let digest = log.as_ref().map(|log| digest(&SHA256, log.as_bytes()));
-    let digest = digest.map(|digest| digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect());
     if let Some(link) = &link {
         let plain = link.len() <= LINK_MAX && !link.chars().any(|c| acts(c) || c.is_whitespace());
         let url = Url::parse(link).ok().filter(|url| plain && matches!(url.scheme(), "http" | "https"));
@@ -64,7 +62,7 @@ fn read(request: ReportRequest) -> Result<Given, ApiError> {
         link,
         status: status.map(|text| line("status", &text, STATUS_MAX, |_| false)).transpose()?,
         comment: comment.map(|text| line("comment", &text, COMMENT_MAX, |c| c == '\n')).transpose()?,
-        log: digest,
+        log: log.as_deref().map(digest_of),
         at_ms: 0,
     };
     Ok(Given { stage: word("stage", stage)?, step: optional_word("step", step)?, report, log })

@@ -1,7 +1,8 @@
 //! From a release as it is recorded to what is shown of it.
 //!
 //! A reporter is often somebody else's machine: it is shown where a release is and what itself has reported, and nothing of what others
-//! report, who approves, which jobs run where, and what is said of these. What is left out is left out here, in one place.
+//! report, who approves and decides, which jobs run where, what is said of these, and which other releases there are. What is left out
+//! is left out here, in one place.
 
 use std::collections::BTreeMap;
 
@@ -72,12 +73,12 @@ fn waits_for(release: &Release, pipeline: &Pipeline, eyes: Eyes<'_>) -> (String,
     };
     let what = match release.standing(pipeline) {
         Standing::Entering => "its turn".to_owned(),
+        Standing::Ready => "promotion".to_owned(),
         Standing::Working if blocked().is_some() => "its jobs".to_owned(),
         Standing::Working
         | Standing::Waiting
         | Standing::Failed
         | Standing::RolledBack
-        | Standing::Ready
         | Standing::Undecided
         | Standing::Suspended
         | Standing::Superseded
@@ -124,8 +125,14 @@ pub(super) fn summary(seen: &SeenRelease, eyes: Eyes<'_>) -> ReleaseSummary {
             release.hold.as_ref().map(|(stage, why)| HoldView { stage: stage.to_string(), act: act(why) })
         }),
         suspended: eyes.only_all(|| release.suspended.clone()),
-        superseded_by: release.superseded_by.map(|other| other.to_string()),
-        decision: release.decision.as_ref().map(|(verdict, why)| DecisionView { verdict: *verdict, act: act(why) }),
+        superseded_by: eyes.only_all(|| release.superseded_by.map(|other| other.to_string())),
+        decision: release.decision.as_ref().map(|(verdict, why)| DecisionView {
+            verdict: *verdict,
+            act: match eyes {
+                Eyes::All => act(why),
+                Eyes::Reporter(_) => ActView { by: None, reason: None, at: time(why.at_ms) },
+            },
+        }),
     }
 }
 
@@ -180,7 +187,7 @@ fn step_view(step: &StepRun, eyes: Eyes<'_>) -> StepView {
     };
     let blocked = || {
         let blocked = step.blocked.as_ref();
-        blocked.map(|it| BlockedView { inventory: it.inventory.to_string(), why: it.why.clone() })
+        blocked.map(|it| BlockedView { inventory: it.inventory.as_ref().map(ToString::to_string), why: it.why.clone() })
     };
     let mut view = StepView {
         name: step.name.to_string(),
@@ -213,6 +220,10 @@ fn step_view(step: &StepRun, eyes: Eyes<'_>) -> StepView {
             view.deadline = deadline_ms.map(time);
             let seen = reporters.iter().filter(|(name, _)| eyes.sees_reports_of(name));
             view.reports = seen.map(|(name, it)| (name.to_string(), it.as_ref().map(report))).collect();
+            if let Eyes::Reporter(own) = eyes {
+                // The worst of all tells what others have found.
+                view.result = reporters.get(own).and_then(|it| Some(it.as_ref()?.result));
+            }
             "check"
         }
         Work::Approval { given } => {
@@ -367,8 +378,26 @@ stages:
         let bob = release(&seen, Eyes::Reporter(&word("bob")));
         let report = bob.stages[0].steps[0].reports["bob"].as_ref().expect("he has reported");
         assert_eq!((report.result, report.log.as_deref()), (Finding::Warning, Some("d")));
+        assert_eq!((ada.stages[0].steps[0].result, bob.stages[0].steps[0].result), (None, Some(Finding::Warning)));
         // What is written is what is read.
         assert_eq!(serde_json::from_str::<ReleaseView>(&text).expect("a release"), ada);
+    }
+
+    #[test]
+    fn a_reporter_is_told_how_it_ended_and_not_by_whom() {
+        let mut seen = tasted();
+        let act = Act { by: Some(word("olga")), reason: "burnt".into(), at_ms: 30 };
+        apply(&seen.pipeline, &mut seen.release, Command::Reject { act }).expect("rejected");
+        seen.release.superseded_by = Some(ReleaseId::new(7, 7));
+        let all = summary(&seen, Eyes::All).decision.expect("decided");
+        assert_eq!((all.act.by.as_deref(), all.act.reason.as_deref()), (Some("olga"), Some("burnt")));
+        let shown = summary(&seen, Eyes::Reporter(&word("bob")));
+        let decision = shown.decision.clone().expect("decided");
+        assert_eq!((decision.verdict, decision.act.at), (Verdict::Rejected, time(30)));
+        let text = serde_json::to_string(&shown).expect("JSON");
+        for hidden in ["olga", "burnt", &ReleaseId::new(7, 7).to_string()] {
+            assert!(!text.contains(hidden), "{text}");
+        }
     }
 
     #[test]

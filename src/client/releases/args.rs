@@ -61,7 +61,7 @@ pub enum Reporters {
 
 const FOLLOW_CODES: &str = "\
 Exit codes with --follow:
-  0  the release was accepted, is ready or undecided, or waits for somebody
+  0  the release was accepted, is ready or undecided, or waits for reports, approvals or time
   1  it failed, was rejected or rolled back, or is suspended
   2  wrong usage or configuration
   3  refused
@@ -98,7 +98,7 @@ pub struct Create {
     /// Requests with the same key within a day are one request; otherwise one is drawn.
     #[arg(long, value_name = "KEY", value_parser = idempotency_key)]
     pub idempotency_key: Option<String>,
-    /// Show what happens to it until it is decided, or waits for somebody.
+    /// Show what happens to it until it is decided, or waits for somebody or for time.
     #[arg(long, short)]
     pub follow: bool,
     /// Print the dispatcher's JSON.

@@ -49,10 +49,13 @@ impl Until {
     }
 }
 
-/// Whether a deployment of it is under way: what was begun is undone also after the end.
+/// Whether a deployment of it is under way, or a job of it runs: what was begun is undone also after the end.
 fn is_deploying(view: &ReleaseView) -> bool {
-    let mut steps = view.stages.iter().flat_map(|stage| &stage.steps).filter(|step| step.kind == "deploy");
+    let mut steps = view.stages.iter().flat_map(|stage| &stage.steps);
     steps.any(|step| {
+        if step.kind != "deploy" {
+            return step.jobs.iter().any(|job| job.outcome.is_none());
+        }
         let mut services = step.services.values();
         services.any(|it| it.state.is_busy())
             || (step.result.is_none()
@@ -149,8 +152,8 @@ fn line(event: &CloudEvent) -> (String, Tone) {
         ("reporter", "reporter "),
         ("action", "asked to "),
         ("group", "to "),
-        // Of a promotion, the stage; where it is a list, those whom the event concerns.
-        ("to", "to "),
+        // Of a promotion, the stage that it leads to.
+        ("next", "to "),
         ("app", "app "),
         ("job", "job "),
         ("by", "by "),
@@ -190,11 +193,36 @@ fn by_name(map: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::json;
 
     use super::super::history::tests::event;
     use super::super::timeline::tests::release;
     use super::*;
+    use crate::model::ids::{JobId, Word};
+    use crate::model::pipeline::file;
+    use crate::model::release::command::{Command, apply};
+    use crate::model::release::rule::{Facts, advance};
+    use crate::model::release::{Act, Artifact, Kind, Release};
+
+    /// What is told of a promotion.
+    fn promoted() -> Value {
+        let text = "{pipeline: p, product: p, services: {a: {}}, stages: \
+                    [{stage: dev, steps: [{name: s, soak: 1h}]}, {stage: prod, steps: [{name: s, soak: 1h}]}]}";
+        let pipeline = file::read(text).expect("a pipeline");
+        let word = |text: &str| text.parse::<Word>().expect("a name");
+        let artifact = Artifact { version: "1".into(), reference: None, digest: None };
+        let services = BTreeMap::from([(word("a"), artifact)]);
+        let (id, kind, by) = (ReleaseId::new(1, 1), Kind::Update, word("eve"));
+        let mut release = Release::new(id, &pipeline, 1, kind, services, BTreeMap::new(), by, word("dev"), 1);
+        advance(&pipeline, &mut release, &Facts::default(), &mut || JobId::new(1, 1));
+        let act = |reason: &str| Act { by: Some(word("ada")), reason: reason.into(), at_ms: 2 };
+        apply(&pipeline, &mut release, Command::Bypass { act: act("soon") }).expect("passed over");
+        let promote = Command::Promote { act: act("looks good"), to: None };
+        let told = apply(&pipeline, &mut release, promote).expect("promoted");
+        Value::Object(told.into_iter().find(|told| told.what == "promote.started").expect("told").data)
+    }
 
     #[test]
     fn an_event_is_one_line() {
@@ -219,7 +247,7 @@ mod tests {
             ),
             event(7, "assigned", json!({"group": "sysadmins", "result": "fail"})),
             event(8, "sign.requested", json!({"groups": ["chefs", "cooks"], "count": 2})),
-            event(9, "promote.started", json!({"to": "prod", "by": "ada", "reason": "looks good"})),
+            event(9, "promote.started", promoted()),
             event(10, "accepted", json!({"by": "ada", "submitter": "eve"})),
         ];
         let lines = events.map(|json| line(&serde_json::from_value(json).expect("an event")).0);

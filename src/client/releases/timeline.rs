@@ -135,7 +135,10 @@ fn of_step(step: &StepView, [name, kind]: [usize; 2], release: &ReleaseSummary, 
         (None, None) => {}
     }
     if let Some(blocked) = &step.blocked {
-        add(plain(&format!("waits for the lock of {}: {}", blocked.inventory, blocked.why)));
+        add(plain(&match &blocked.inventory {
+            Some(inventory) => format!("waits for the lock of {inventory}: {}", blocked.why),
+            None => format!("waits for {}", blocked.why),
+        }));
     }
     if step.result.is_none() && step.triggered_at.is_some() {
         step.deadline.iter().for_each(|at| add(format!("inconclusive without all reports at {}", when(at))));

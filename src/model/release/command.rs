@@ -82,8 +82,8 @@ pub enum Command {
     Supersede {
         /// Which.
         by: ReleaseId,
-        /// In which stage: if it has left that meanwhile, it goes on undisturbed. None: wherever it is.
-        stage: Option<Word>,
+        /// In which stage: if it has left that meanwhile, it goes on undisturbed.
+        stage: Word,
     },
     /// Nothing follows by itself any more until somebody lifts it.
     Suspend {
@@ -195,7 +195,7 @@ pub enum Refused {
 pub fn apply(pipeline: &Pipeline, release: &mut Release, command: Command) -> Result<Vec<Told>, Refused> {
     match &command {
         // Both may come to a release that is over, and say nothing new then.
-        Command::Supersede { by, stage } => return supersede(release, *by, stage.as_ref()),
+        Command::Supersede { by, stage } => return supersede(release, *by, stage),
         Command::Suspend { why, at_ms } => return Ok(suspend(release, why, *at_ms)),
         Command::Lift { act } if release.hold.is_some() || release.suspended.is_some() => {
             return Ok(lift(release, act));
@@ -518,11 +518,11 @@ fn lift(release: &mut Release, act: &Act) -> Vec<Told> {
     vec![told("lifted", json!({"stage": held, "by": act.by, "reason": act.reason}), [])]
 }
 
-fn supersede(release: &mut Release, by: ReleaseId, stage: Option<&Word>) -> Result<Vec<Told>, Refused> {
+fn supersede(release: &mut Release, by: ReleaseId, stage: &Word) -> Result<Vec<Told>, Refused> {
     // One that is rejected may be about to put back what was there before.
-    if stage.map_or_else(|| release.is_deploying(), |stage| release.is_deploying_in(stage)) {
+    if release.is_deploying_in(stage) {
         return Err(Refused::Deploying);
-    } else if release.is_settled() || stage.is_some_and(|stage| !release.is_in(stage)) {
+    } else if release.is_settled() || !release.is_in(stage) {
         return Ok(Vec::new());
     }
     release.superseded_by = Some(by);

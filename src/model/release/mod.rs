@@ -30,6 +30,7 @@ mod vars;
 mod words;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -121,6 +122,9 @@ pub struct Release {
     pub visits: Vec<Visit>,
     /// The group that it is assigned to.
     pub assigned: Option<Word>,
+    /// The release that holds automation in the stage that this one would enter by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<ReleaseId>,
     /// While automation is held after a roll-back: the stage that nothing enters by itself.
     pub hold: Option<(Word, Act)>,
     /// Why nothing follows by itself at all until somebody lifts it.
@@ -190,9 +194,9 @@ pub struct StepRun {
 /// Why locks could not be taken: all are taken together, or none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blocked {
-    /// Whose lock.
-    pub inventory: Inventory,
-    /// Who holds it, or what else is in the way, in words.
+    /// Whose lock; none: there is something else that they wait for.
+    pub inventory: Option<Inventory>,
+    /// Who holds it, or what else it is, in words.
     pub why: String,
 }
 
@@ -365,6 +369,15 @@ impl Report {
     }
 }
 
+impl fmt::Display for Blocked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.inventory {
+            Some(inventory) => write!(f, "the lock of {inventory}: {}", self.why),
+            None => f.write_str(&self.why),
+        }
+    }
+}
+
 impl StepRun {
     /// Whether it came to be its turn, and it has not ended.
     pub fn is_open(&self) -> bool {
@@ -443,6 +456,7 @@ impl Release {
             entering: Some(Entering { stage, act, blocked_by: None }),
             visits: Vec::new(),
             assigned: None,
+            held_by: None,
             hold: None,
             suspended: None,
             superseded_by: None,

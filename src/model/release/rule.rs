@@ -58,8 +58,10 @@ pub struct Facts {
     /// Other releases that hold a place in the stage that it is to enter ([`Release::holds_place`]), and whether they are being deployed
     /// there ([`Release::is_deploying_in`]).
     pub occupants: BTreeMap<ReleaseId, bool>,
-    /// Whether automation is held in the stage that it is to enter, or else in the one that comes next.
-    pub held: bool,
+    /// Who is recorded in the places of its services in that stage, whether or not he holds them still: whoever takes them names him again.
+    pub places: BTreeMap<Word, ReleaseId>,
+    /// The release that holds automation in the stage that it is to enter, or else in the one that comes next.
+    pub held: Option<ReleaseId>,
     /// Why the locks that it asked for could not be taken; nothing is asked for while that is so.
     pub blocked: Option<Blocked>,
 }
@@ -114,7 +116,8 @@ pub fn due_ms(release: &Release, now_ms: u64) -> Option<u64> {
         return None;
     }
     if release.entering.is_some() {
-        return Some(now_ms + TRY_AGAIN_MS);
+        // Whoever lifts what holds it wakes it.
+        return release.held_by.is_none().then_some(now_ms + TRY_AGAIN_MS);
     }
     let visit = release.visit()?;
     let step = visit.steps.get(visit.current()?)?;
@@ -185,8 +188,10 @@ impl Rule<'_> {
     fn go_on(&mut self, release: &mut Release) -> bool {
         if release.is_over() {
             return self.wind_up(release);
-        } else if release.suspended.is_some() || !self.change.launches.is_empty() {
+        } else if !self.change.launches.is_empty() {
             return false;
+        } else if release.suspended.is_some() {
+            return self.stand_by(release);
         }
         let settled = release.is_settled();
         if release.entering.is_some() && !settled {
@@ -206,6 +211,26 @@ impl Rule<'_> {
             None if settled => false,
             None => self.leave(release),
         }
+    }
+
+    /// Nothing follows for one that is suspended. How its jobs end is taken in all the same: their records are not kept for as long as it.
+    fn stand_by(&mut self, release: &mut Release) -> bool {
+        let Some(mut visit) = release.visits.pop() else { return false };
+        let at = visit.steps.iter().position(|step| !step.busy_jobs().is_empty());
+        let stage = self.pipeline.stage(&visit.stage).map(|(_, stage)| stage);
+        if let Some((kind, at)) = at.and_then(|at| Some((stage?.steps.get(at)?, at))) {
+            match &kind.kind {
+                Kind::Deploy { strategy } => self.take_in(release, &mut visit, strategy, at),
+                Kind::Run { app } => {
+                    if let Some((result, note)) = self.run(release, &mut visit, app, at) {
+                        self.finish(release, &mut visit, kind, at, result, note);
+                    }
+                }
+                Kind::Check { .. } | Kind::Approval { .. } | Kind::Soak { .. } => {}
+            }
+        }
+        release.visits.push(visit);
+        false
     }
 
     fn step(&mut self, release: &mut Release, visit: &mut Visit, stage: &Stage, at: usize) -> bool {

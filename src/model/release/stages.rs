@@ -84,7 +84,8 @@ impl Rule<'_> {
     pub(super) fn enter(&mut self, release: &mut Release) -> bool {
         let Some(entering) = &mut release.entering else { return false };
         let Some((_, stage)) = self.pipeline.stage(&entering.stage) else { return false };
-        if self.facts.held && entering.act.by.is_none() {
+        release.held_by = self.facts.held.filter(|_| entering.act.by.is_none());
+        if release.held_by.is_some() {
             // Held since it was sent there.
             entering.blocked_by = None;
             return false;
@@ -176,8 +177,9 @@ impl Rule<'_> {
             return false;
         };
         let act = Act { by: None, reason: String::new(), at_ms: now };
+        release.held_by = self.facts.held.filter(|_| stage.promote == Promote::Auto);
         match (release.next_stage(self.pipeline), stage.promote) {
-            (Some(next), Promote::Auto) if !self.facts.held => {
+            (Some(next), Promote::Auto) if release.held_by.is_none() => {
                 let events = send_on(release, &next.name, act);
                 self.change.told.extend(events);
                 true

@@ -82,16 +82,24 @@ impl Release {
             return nobody(if self.is_over() { "nothing" } else { "its jobs" });
         }
         let Some(visit) = self.visit().filter(|_| self.entering.is_none()) else {
-            return match self.entering.as_ref().and_then(|entering| entering.blocked_by) {
-                Some(other) => nobody(&format!("release {other}, which is being deployed there")),
-                None => nobody("its turn"),
+            let deploying = self.entering.as_ref().and_then(|entering| entering.blocked_by);
+            return match (deploying, self.held_by) {
+                (Some(other), _) => nobody(&format!("release {other}, which is being deployed there")),
+                (None, Some(holder)) => nobody(&format!("lift of release {holder}, which holds automation there")),
+                (None, None) => nobody("its turn"),
             };
         };
         match self.standing(pipeline) {
             Standing::Decided | Standing::Superseded => nobody("nothing"),
             Standing::Suspended => ("lift".into(), assigned()),
             Standing::Failed | Standing::RolledBack => ("retry, bypass, rollback or reject".into(), assigned()),
-            Standing::Ready => ("promotion".into(), assigned()),
+            Standing::Ready => match self.held_by {
+                Some(holder) => (
+                    format!("promotion, or lift of release {holder}, which holds automation in the next stage"),
+                    assigned(),
+                ),
+                None => ("promotion".into(), assigned()),
+            },
             Standing::Undecided => ("decision".into(), assigned()),
             Standing::Entering => nobody("its turn"),
             Standing::Working | Standing::Waiting => {
@@ -101,7 +109,7 @@ impl Release {
                     .stage(&visit.stage)
                     .and_then(|(_, stage)| stage.steps.iter().find(|it| it.name == step.name));
                 match (&step.work, &step.blocked) {
-                    (_, Some(blocked)) => nobody(&format!("the lock of {}: {}", blocked.inventory, blocked.why)),
+                    (_, Some(blocked)) => nobody(&blocked.to_string()),
                     (Work::Deploy { undoing: true, .. }, None) => nobody("its services to be put back"),
                     (Work::Deploy { .. } | Work::Run { .. }, None) => nobody("its jobs"),
                     (Work::Check { reporters, .. }, None) => {

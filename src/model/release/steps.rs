@@ -86,7 +86,7 @@ impl Rule<'_> {
     }
 
     /// Takes in how the jobs of a bracket ended.
-    fn take_in(&mut self, release: &Release, visit: &mut Visit, strategy: &Strategy, at: usize) {
+    pub(super) fn take_in(&mut self, release: &Release, visit: &mut Visit, strategy: &Strategy, at: usize) {
         let mut outputs = Vec::new();
         let step = &mut visit.steps[at];
         let Work::Deploy { turn, services, .. } = &mut step.work else { return };

@@ -7,7 +7,8 @@
 -- Has a release looked at now. Whoever is about to write it has read how often it was woken, and leaves it due if that has changed.
 local function wake(release)
   if redis.call('SISMEMBER', key('releases:active'), release) == 1 then
-    redis.call('HINCRBY', key('release:' .. release), 'woken', 1)
+    -- One that cannot be read is in nobody's way.
+    redis.pcall('HINCRBY', key('release:' .. release), 'woken', 1)
     redis.call('ZADD', key('releases:due'), 0, release)
     news('r', release)
   end

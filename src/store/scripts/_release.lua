@@ -2,7 +2,7 @@
 --
 -- Invariants: the sets `asking:{reporter}` and `wanted:{inventory}` name a release exactly as long as its record says so; a reservation
 -- is of one release, and a release that waits for several locks reserves none while another has reserved one of them, so that no
--- two wait for each other.
+-- two wait for each other. One that waits on keeps what it has reserved, so that it comes to its turn.
 
 -- Tells what has happened to a release, in the order of all events and in its own, at one place in both.
 local function tell_release(id, what, data)
@@ -54,28 +54,46 @@ local function obstacle(id, inventory)
   end
 end
 
--- Takes back what a release has reserved.
+-- Takes back what a release has reserved. Jobs that wait get a lock that is free with the next pass; releases that do look again.
 local function unreserve(id, inventories)
-  for _, inventory in ipairs(words(inventories)) do
+  local some = false
+  for _, inventory in ipairs(inventories) do
     if redis.call('HGET', key('reserved'), inventory) == id then
+      some = true
       redis.call('HDEL', key('reserved'), inventory)
+      if redis.call('HEXISTS', key('locks'), inventory) == 0 then
+        wake_wanting(inventory)
+      end
     end
   end
+  return some
 end
 
--- Reserves those of the locks that others hold, for the release that waits for all of them, unless another has reserved one of
--- them or one is frozen: then the others are not kept from those who can use them.
-local function reserve(id, inventories)
-  local held = {}
+-- Reserves those of the locks that others hold, for the release that waits for all of them, and keeps those that it has reserved
+-- and that came free meanwhile; unless another has reserved one of them or one is frozen: then all are left to those who can use
+-- them. `before`: the inventories that it waited for until now. Returns whether anything has changed.
+local function reserve(id, before, inventories)
+  local mine, had = {}, {}
   for _, inventory in ipairs(words(inventories)) do
     local why, busy = obstacle(id, inventory)
     if why and not busy then
-      return
-    elseif busy then
-      held[#held + 1] = inventory
+      return unreserve(id, words(before))
+    end
+    had[inventory] = redis.call('HGET', key('reserved'), inventory) == id
+    if busy or had[inventory] then
+      mine[#mine + 1] = inventory
     end
   end
-  for _, inventory in ipairs(held) do
+  local left = {}
+  for _, inventory in ipairs(words(before)) do
+    if had[inventory] == nil then
+      left[#left + 1] = inventory
+    end
+  end
+  local changed = unreserve(id, left)
+  for _, inventory in ipairs(mine) do
+    changed = changed or not had[inventory]
     redis.call('HSET', key('reserved'), inventory, id)
   end
+  return changed
 end

@@ -25,6 +25,15 @@ while arg(i) do
   redis.call('HSET', key('job:' .. it.job), arg(i), arg(i + 1))
   i = i + 2
 end
+if not fields(it.job, 'release')[1] then
+  -- No container says whose job it is; the release that waits for it does, and is to hear of its end.
+  for _, release in ipairs(redis.call('SMEMBERS', key('releases:active'))) do
+    local json = redis.pcall('HGET', key('release:' .. release), 'json')
+    if type(json) == 'string' and string.find(json, '"' .. it.job .. '"', 1, true) then
+      redis.call('HSET', key('job:' .. it.job), 'release', release)
+    end
+  end
+end
 local last = tonumber(redis.call('HGET', key('fences'), it.inventory) or '0') or 0
 if tonumber(it.fence) > last then
   redis.call('HSET', key('fences'), it.inventory, it.fence)

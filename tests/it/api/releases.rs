@@ -181,6 +181,8 @@ async fn what_is_wrong_is_said_and_changes_nothing() {
         assert!(refused.json()["detail"].as_str().expect("a text").contains(says), "{refused:?}");
     }
     assert_eq!(cast.get(OPERATOR, "/api/v1/releases").await.json()["releases"], json!([]));
+    let audit = cast.get(OPERATOR, "/api/v1/audit").await;
+    assert!(audit.text().contains("set-pipeline") && !audit.text().contains("make-release"), "{audit:?}");
     let path = cast.create(&json!({})).await;
     let other = cast.create(&json!({"stage": "certification"})).await;
     let before = cast.get(OPERATOR, &path).await.json();
@@ -287,6 +289,13 @@ async fn roles_open_what_is_theirs_and_nothing_else() {
     }
     let app = cast.service.call(Ask::get("/api/v1/releases").app("one")).await;
     assert_eq!(app.status, StatusCode::FORBIDDEN);
+    // Who has the wrong token is told which one it takes.
+    let making = cast.service.call(Ask::post("/api/v1/releases").app("one").json(&json!({}))).await;
+    assert_eq!(making.json()["detail"], "This needs the token of a releaser or an operator.");
+    let report = json!({"stage": "vendor", "result": "pass"});
+    let reporting = cast.post(&cast.manager, &format!("{path}/reports"), &report).await;
+    let detail = reporting.json()["detail"].as_str().expect("a text").to_owned();
+    assert!(detail.starts_with("This needs the token of the reporter"), "{detail}");
     // An app's events are its own: none of releases.
     let events = cast.service.call(Ask::get("/api/v1/events").app("one")).await.json();
     assert_eq!(events, json!([]));

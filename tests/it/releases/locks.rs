@@ -11,7 +11,7 @@ async fn a_bracket_takes_all_its_locks_or_none() {
     let id = one.create("foo", &[("backend", "2"), ("frontend", "3")]).await;
     let release = one.release(id).await;
     let blocked = release.visit().expect("a stage").steps[0].blocked.clone().expect("it waits");
-    assert_eq!((blocked.inventory.as_str(), blocked.why), ("i-app-f", format!("held by job {first}")));
+    assert_eq!((blocked.inventory.expect("a lock").as_str(), blocked.why), ("i-app-f", format!("held by job {first}")));
     // Nothing is taken meanwhile: what is free stays free for others.
     let other = one.deploy("app-b").await;
     let backend = here.engine.begun("i-app-b").await;
@@ -93,5 +93,49 @@ async fn two_brackets_that_share_locks_go_one_after_the_other() {
     assert_eq!(variables(&here, &container)["id"], third.to_string());
     assert_eq!(one.standing(second).await, Standing::Superseded);
     assert_eq!(here.engine.violations(), Vec::<String>::new());
+    one.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_keeps_what_it_has_reserved_until_it_has_all() {
+    let here = Installation::new().await;
+    let one = here.start("one").await;
+    one.deploy("app-b").await;
+    one.deploy("app-f").await;
+    let (backend, frontend) = (here.engine.begun("i-app-b").await, here.engine.begun("i-app-f").await);
+    let id = one.create("foo", &[("backend", "2"), ("frontend", "3")]).await;
+    let reserved = async || {
+        let (locks, _) = one.store().locks().await.expect("Redis answers");
+        let of = locks.into_iter().filter(|lock| lock.reserved_for == Some(id));
+        of.map(|lock| lock.inventory.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(reserved().await, ["i-app-b", "i-app-f"]);
+    here.engine.exit(&backend, 0);
+    eventually("it waits for the other one alone", async || {
+        let release = one.release(id).await;
+        let blocked = release.visit()?.steps[0].blocked.clone()?;
+        (blocked.inventory?.as_str() == "i-app-f").then_some(())
+    })
+    .await;
+    assert_eq!(reserved().await, ["i-app-b", "i-app-f"]);
+    // Nobody comes in between, and whoever will not wait is told for whom he would.
+    let later = one.deploy("app-b").await;
+    let request = Request {
+        app: app("app-b"),
+        secret: None,
+        by: "a test".into(),
+        vars: Map::new(),
+        when_busy: WhenBusy::Reject,
+        idempotency_key: None,
+    };
+    assert!(one.dispatcher.submit(request).await.is_err());
+    here.engine.exit(&frontend, 0);
+    let (backend, frontend) = (here.engine.begun("i-app-b").await, here.engine.begun("i-app-f").await);
+    assert_eq!(variables(&here, &backend)["id"], id.to_string());
+    assert_eq!(reserved().await, Vec::<String>::new());
+    here.engine.exit(&backend, 0);
+    here.engine.exit(&frontend, 0);
+    let container = here.engine.begun("i-app-b").await;
+    assert_eq!(here.engine.spec(&container).labels.job, later);
     one.stop().await;
 }

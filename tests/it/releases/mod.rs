@@ -2,6 +2,7 @@
 
 mod faults;
 mod locks;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -99,7 +100,18 @@ impl Running {
     }
 }
 
+/// A key of the instance.
+pub(super) fn key(name: &str) -> String {
+    format!("lockstep:test:{name}")
+}
+
 impl Installation {
+    /// What Redis answers to a command.
+    pub(super) async fn ask<T: redis::FromRedisValue>(&self, command: &str, args: &[&str]) -> T {
+        let mut connection = self.redis.connect().await;
+        redis::cmd(command).arg(args).query_async(&mut connection).await.expect("Redis answers")
+    }
+
     pub(super) async fn new() -> Self {
         let certificate = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(certificate.path(), "no certificate\n").expect("written");
@@ -184,9 +196,13 @@ impl Running {
         let apps: Vec<_> = APPS.iter().map(|id| StoredApp { app: app(id), hash: Some(vec![0; 32]) }).collect();
         self.store().set_apps(&apps, true).await.expect("Redis answers").expect("taken");
         for text in [FOO, CHECKED] {
-            let pipeline = file::read(text).expect("a pipeline");
-            self.store().set_pipeline(&pipeline, text, "ada").await.expect("Redis answers");
+            self.record(text).await;
         }
+    }
+
+    pub(super) async fn record(&self, pipeline: &str) {
+        let read = file::read(pipeline).expect("a pipeline");
+        self.store().set_pipeline(&read, pipeline, "ada").await.expect("Redis answers");
     }
 
     pub(super) async fn create(&self, pipeline: &str, services: &[(&str, &str)]) -> ReleaseId {
@@ -261,6 +277,10 @@ impl Running {
             idempotency_key: None,
         };
         self.dispatcher.submit(request).await.expect("accepted").job
+    }
+
+    pub(super) async fn says(&self, id: ReleaseId, command: impl Fn(Act) -> Command + Send + Sync) {
+        self.dispatcher.change_release(id, |at_ms| command(act("ada", at_ms))).await.expect("it may be done");
     }
 
     async fn report(&self, id: ReleaseId, reporter: &str, stage: &str, result: Finding) -> Result<(), ReleaseRefusal> {

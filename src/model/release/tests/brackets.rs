@@ -106,7 +106,7 @@ fn a_canary_goes_share_by_share_and_is_a_deployment_under_way_in_between() {
     assert_eq!((play.running.len(), play.there("da"), play.result("d")), (0, Some("1"), None));
     assert!(play.release.is_deploying());
     let by = release_id(200);
-    assert_eq!(play.refused(Command::Supersede { by, stage: None }), Refused::Deploying);
+    assert_eq!(play.refused(Command::Supersede { by, stage: word("s") }), Refused::Deploying);
     assert_eq!(due_ms(&play.release, NOW), Some(NOW + 600_000));
     play.wait(599_999);
     assert_eq!(play.running.len(), 0);
@@ -225,7 +225,7 @@ fn a_rejection_in_mid_deployment_undoes_first() {
     play.good("da").says(|act| Command::Reject { act });
     assert_eq!((play.standing(), play.release.is_over()), (Standing::Decided, false));
     assert_eq!(play.release.waits_for(&play.pipeline).0, "its jobs");
-    assert_eq!(play.refused(Command::Supersede { by: release_id(200), stage: Some(word("s")) }), Refused::Deploying);
+    assert_eq!(play.refused(Command::Supersede { by: release_id(200), stage: word("s") }), Refused::Deploying);
     assert!(matches!(play.may_not(|act| Command::Retry { act }), Refused::Over("rejected")));
     play.good("db").good("dc");
     assert_eq!(play.running_apps(), ["da", "db", "dc"]);

@@ -139,8 +139,8 @@ impl Play {
         });
         assert!(brackets.count() <= 1, "one bracket at a time");
         assert!(!release.is_over() || awaited.is_empty(), "what is over has no job");
+        assert!(!awaited.iter().any(|job| self.facts.ended.contains_key(job)), "what has ended is taken in");
         if release.suspended.is_none() || release.is_over() {
-            assert!(!awaited.iter().any(|job| self.facts.ended.contains_key(job)), "what has ended is taken in");
             let due = due_ms(release, self.facts.now_ms);
             assert!(due.is_none_or(|due| due > self.facts.now_ms), "it would be looked at without end: {release:#?}");
             assert!(awaited.is_empty() || due.is_some(), "jobs that end unheard are found");
@@ -282,7 +282,7 @@ impl Play {
     }
 
     fn block(&mut self, inventory: &str) -> &mut Self {
-        let inventory = inventory.parse().expect("a name");
+        let inventory = Some(inventory.parse().expect("a name"));
         self.facts.blocked = Some(Blocked { inventory, why: "job X holds it".into() });
         self.go()
     }

@@ -32,7 +32,7 @@ enum Move {
     Bypass,
     RollBack,
     Lift,
-    Supersede(bool),
+    Supersede,
     Suspend,
 }
 
@@ -63,7 +63,7 @@ fn some_move() -> impl Strategy<Value = Move> {
         3 => Just(Move::Bypass),
         4 => Just(Move::RollBack),
         6 => Just(Move::Lift),
-        1 => any::<bool>().prop_map(Move::Supersede),
+        1 => Just(Move::Supersede),
         1 => Just(Move::Suspend),
     ]
 }
@@ -173,7 +173,7 @@ fn make(play: &mut Play, it: Move, apps: &BTreeMap<DeploymentId, Inventory>) {
             None
         }
         Move::Held(held) => {
-            play.facts.held = held;
+            play.facts.held = held.then(|| older_or_newer(false));
             None
         }
         Move::DeployedByOthers(which) => {
@@ -194,7 +194,7 @@ fn make(play: &mut Play, it: Move, apps: &BTreeMap<DeploymentId, Inventory>) {
         Move::Bypass => Some(Command::Bypass { act }),
         Move::RollBack => Some(Command::RollBack { act }),
         Move::Lift => Some(Command::Lift { act }),
-        Move::Supersede(here) => Some(Command::Supersede { by: older_or_newer(true), stage: stage.filter(|_| here) }),
+        Move::Supersede => stage.map(|stage| Command::Supersede { by: older_or_newer(true), stage }),
         Move::Suspend => Some(Command::Suspend { why: "doubts".into(), at_ms: play.facts.now_ms }),
     };
     let Some(command) = command else {

@@ -127,7 +127,7 @@ fn by_itself_nothing_goes_back_to_before_a_newer_release() {
 #[test]
 fn who_has_left_a_stage_is_not_superseded_there() {
     let mut play = two();
-    let there = |stage| Command::Supersede { by: release_id(NEWER), stage: Some(word(stage)) };
+    let there = |stage| Command::Supersede { by: release_id(NEWER), stage: word(stage) };
     play.go();
     assert_eq!(play.refused(there("s")), Refused::Deploying);
     play.all_good();
@@ -145,30 +145,33 @@ fn who_has_left_a_stage_is_not_superseded_there() {
 #[test]
 fn a_hold_keeps_back_what_comes_by_itself() {
     let mut play = two();
-    play.go().facts.held = true;
+    play.go().facts.held = Some(release_id(OLDER));
     play.all_good();
     assert_eq!((play.standing(), play.release.visits.len()), (Standing::Ready, 1));
     assert!(play.heard().ends_with("d.finished configuration-change.finished"));
+    let holder = format!("lift of release {}, which holds automation", release_id(OLDER));
+    assert!(play.release.waits_for(&play.pipeline).0.contains(&holder));
     let mut promoted = play.clone();
     promoted.says(|act| Command::Promote { act, to: None });
     assert_eq!((promoted.standing(), promoted.release.visits.len()), (Standing::Working, 2));
-    play.facts.held = false;
+    play.facts.held = None;
     play.go();
     assert_eq!((play.standing(), play.release.visits.len()), (Standing::Working, 2));
 
     // Who makes a release in a held stage has said so.
     let mut play = two();
-    play.facts.held = true;
+    play.facts.held = Some(release_id(OLDER));
     assert_eq!(play.go().standing(), Standing::Working);
 
     // It was sent there before the hold, and waited for the one that was rolled back.
     let mut play = two();
     play.go().facts.occupants.insert(release_id(OLDER), true);
     play.all_good().facts.occupants.insert(release_id(OLDER), false);
-    play.facts.held = true;
+    play.facts.held = Some(release_id(OLDER));
     assert_eq!(play.go().standing(), Standing::Entering);
-    assert!(due_ms(&play.release, NOW).is_some());
-    play.facts.held = false;
+    assert!(play.release.waits_for(&play.pipeline).0.starts_with(&holder));
+    assert_eq!(due_ms(&play.release, NOW), None, "whoever lifts that wakes it");
+    play.facts.held = None;
     assert_eq!(play.go().standing(), Standing::Working);
 }
 
@@ -191,6 +194,8 @@ fn a_suspended_release_stands_still_until_somebody_lifts_that() {
     play.heard();
     play.may(Command::Suspend { why: "doubts".into(), at_ms: NOW }).all_good();
     assert_eq!((play.heard().as_str(), play.standing(), play.result("d")), ("suspended", Standing::Suspended, None));
+    // How its jobs end is taken in, as long as that is known.
+    assert_eq!((play.states("d").as_str(), play.there("da")), ("deployed", Some("2")));
     assert!(matches!(play.may_not(|act| Command::Promote { act, to: None }), Refused::Suspended(_)));
     play.may(Command::Suspend { why: "more doubts".into(), at_ms: NOW });
     assert_eq!(play.release.suspended.as_deref(), Some("doubts"));

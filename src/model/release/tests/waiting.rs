@@ -56,9 +56,18 @@ fn a_run_that_waits_for_its_lock_can_be_passed_over_and_one_that_runs_cannot() {
 }
 
 #[test]
+fn the_result_of_a_run_is_taken_in_while_its_release_is_suspended() {
+    let mut play = steps("{name: t, run: tests}, {name: u, run: tests}");
+    play.may(Command::Suspend { why: "doubts".into(), at_ms: NOW }).good("tests");
+    assert_eq!((play.result("t"), play.running.len(), play.standing()), (Some(Finding::Pass), 0, Standing::Suspended));
+    play.says(|act| Command::Lift { act });
+    assert_eq!(play.running_apps(), ["tests"]);
+}
+
+#[test]
 fn a_release_that_is_rejected_or_to_be_superseded_waits_for_its_run() {
     let mut play = steps("{name: t, run: tests}");
-    assert_eq!(play.refused(Command::Supersede { by: release_id(200), stage: Some(word("s")) }), Refused::Deploying);
+    assert_eq!(play.refused(Command::Supersede { by: release_id(200), stage: word("s") }), Refused::Deploying);
     play.says(|act| Command::Reject { act });
     assert!(!play.release.is_over());
     play.good("tests");
@@ -207,7 +216,7 @@ fn approvals_are_void_when_another_release_takes_its_place_and_after_a_rollback(
     assert_eq!(play.result("ok"), None, "what was approved before the roll-back is not this deployment");
     let by = release_id(200);
     play.heard();
-    play.may(Command::Supersede { by, stage: Some(word("s")) });
+    play.may(Command::Supersede { by, stage: word("s") });
     assert_eq!(play.heard(), "superseded configuration-change.finished");
     assert_eq!(play.last_told("configuration-change.finished").data["result"], "inconclusive");
     let approval = play.approval("carl", "ops");
