@@ -151,10 +151,20 @@ def wait(condition, seconds):
     return True
 
 
+def process(pid):
+    """What /proc knows of a process, from its state on, which is field 0: its name, before that, may have spaces. Empty where there is none."""
+    return (read("/proc/%s/stat" % pid) or "").rpartition(")")[2].split()
+
+
 class Nginx:
+    """The file nginx.conf.due is there from before a configuration is written until it is the one that runs. While it is, what is on
+    paper may not be what happens: whoever wrote it was killed in between.
+    """
+
     def __init__(self, settings):
         self.settings, self.root = settings, settings["root"]
         self.file = os.path.join(self.root, "nginx.conf")
+        self.due_file = self.file + ".due"
         self.program = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
         if not self.program:
             raise Refused("nginx is not installed on this host")
@@ -172,7 +182,7 @@ class Nginx:
     def workers(self, master):
         pids = set()
         for name in os.listdir("/proc"):
-            fields = name.isdigit() and (read("/proc/%s/stat" % name) or "").rpartition(")")[2].split()
+            fields = name.isdigit() and process(name)
             if fields and fields[1] == str(master):
                 pids.add(name)
         return pids
@@ -204,16 +214,28 @@ class Nginx:
         if not wait(lambda: not self.workers(master) & old, self.settings["drain"] + START_WAIT):
             raise OSError("workers of nginx with the old configuration do not end")
 
+    def due(self):
+        return os.path.exists(self.due_file)
+
     def use(self, text, before):
         """Makes `text` the configuration that runs, or leaves `before`."""
         self.test(text)
+        put(self.due_file, "")
         put(self.file, text)
         try:
-            master = self.master()
-            if master:
-                self.reload(master)
-            else:
-                self.start()
+            self.take()
         except Refused:
             put(self.file, before)
+            # It may have been slow, and take later what it was told to read. Told once more, it reads what is there now.
+            if before is not None and self.master():
+                with contextlib.suppress(Refused):
+                    self.take()
             raise
+
+    def take(self):
+        master = self.master()
+        if master:
+            self.reload(master)
+        else:
+            self.start()
+        put(self.due_file, None)
