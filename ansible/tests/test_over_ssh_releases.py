@@ -165,7 +165,8 @@ class Releases(Case):
             self.assertEqual(outputs[FRONTEND]["test_uri"], f"http://hardening.foo.test:{PORTS[stage] + TESTS}/{FRONTEND}/")
             self.assert_blue(stage, "1.0")
             self.assert_green(stage, "2.0")
-            self.run_app("foo-performance-tests", second, "performance-tests")
+            said, _outputs = self.run_app("foo-performance-tests", second, "performance-tests")
+            self.assertIn("the green frontend 2.0 has asked the green backend 2.0", said)
             # Repeated, it is left alone.
             before = self.on_target("cat /srv/services/*/*/*/pid")
             self.deploy(second)
