@@ -84,6 +84,7 @@ class Slots(Case):
         self.assertFalse(slot.start())
         self.assertEqual(slot.group(), group)
         self.assertEqual(os.stat(slot.path("log")).st_mode & 0o777, 0o600)
+        self.until(lambda: str(group) in slot.last_words(), "it has said something")
         os.killpg(group, signal.SIGKILL)
         self.until(lambda: not slot.led(), "it is dead")
         with self.assertRaisesRegex(HOST.Refused, f"does not run any more: began {group}"):
@@ -150,7 +151,7 @@ class Proxy(Case):
         master = self.nginx.master()
         if master:
             os.kill(master, signal.SIGTERM)
-            self.until(lambda: not HOST.process(master) or HOST.process(master)[0] == "Z", "nginx ends")
+            self.until(lambda: (HOST.process(master) or "Z")[0] in "ZX", "nginx ends")
 
     def take_fence(self, fence, job):
         pathlib.Path(self.settings["fence_path"]).write_text(json.dumps({"fence": fence, "job": job}))
