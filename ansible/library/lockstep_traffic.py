@@ -368,16 +368,20 @@ def apply(settings, request, check_mode=False):
         state = parse(before) if before is not None else {}
         brings = what in ("offer", "take", "switch")
         kept = parse_kept(before) if before is not None else {}
-        used = settings if brings else {**settings, **kept}
+        # What is on paper alone is made true before anything else; its settings may be why it is not.
+        due = nginx.due() and what != "show"
+        used = settings if brings or due else {**settings, **kept}
         # Workers end as their own configuration says.
         nginx.settings = {**used, "drain": max(settings["drain"], kept.get("drain", 0))}
         states = way(state, request, [settings[key] for key in PORTS])
         after = states[-1]
         changed = after != state
+        if due and what in ("renew", "drop"):
+            states.insert(0, state)
         if not check_mode:
             if what in ("offer", "take") or (what == "show" and request.get("folder")):
                 Slot(request["folder"]).must_run()
-            steps = [render(step, used) for step in states] if changed or brings or nginx.due() and what not in ("show", "start") else []
+            steps = [render(step, used) for step in states] if changed or brings or due else []
             # What nobody is sent to is stopped before it is forgotten, so that a repetition finds it. What is live is forgotten first.
             ready = steps[:-1] if what in ("renew", "drop") else steps
             changed |= go(nginx, ready, before)

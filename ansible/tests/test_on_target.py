@@ -302,8 +302,10 @@ class Proxy(Case):
             self.call("switch", **switch)
         self.assertEqual(self.ask(), "1")
         self.assertEqual(traffic.parse(pathlib.Path(self.nginx.file).read_text())["x"]["live"]["version"], "2")
-        # What changes nothing on paper makes it true as well.
-        self.call("drop", services=["y"])
+        # What changes nothing on paper makes it true as well, by its own settings.
+        with self.assertRaisesRegex(HOST.Refused, "does not accept"):
+            self.call("drop", {"port": 99999}, services=["y"])
+        self.call("start", folder=str(self.folder / "x/a"))
         self.assertEqual(self.ask(), "2")
         with mock.patch.object(HOST, "put", killed), self.assertRaises(KeyboardInterrupt):
             self.call("back", **switch)
@@ -311,6 +313,23 @@ class Proxy(Case):
         self.call("switch", services=["x"], release="1")
         self.assertEqual(self.ask(), "1")
         self.assertFalse(self.nginx.due())
+
+    def test_what_is_retired_on_paper_alone_is_not_stopped_before_that_is_true(self):
+        self.deploy("1", "a")
+        self.deploy("2", "b", "offer")
+        with mock.patch.object(HOST.Nginx, "take", side_effect=KeyboardInterrupt), self.assertRaises(KeyboardInterrupt):
+            self.call("switch", services=["x"], release="2")
+        self.assertEqual(self.ask(), "1")
+        seen, answers, real = self.call("show", service="x")["retired"], [], SLOT.Slot.remove
+
+        def remove(slot):
+            answers.append(self.ask())
+            return real(slot)
+
+        with mock.patch.object(SLOT.Slot, "remove", remove):
+            self.call("drop", services=["x"], seen=seen)
+        self.assertEqual(answers, ["2"])
+        self.assertFalse(self.runs("a"))
 
     def test_a_change_that_was_killed_while_requests_were_drained(self):
         self.deploy("1", "a")
