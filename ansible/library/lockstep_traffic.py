@@ -3,17 +3,22 @@
 
 A service has two slots. `live` is the one that everybody reaches (blue); `other` is the one beside it: a new version that is
 tried (green), or, marked `retired`, the one that was live until a moment ago. All of it is one file, nginx.conf, whose first
-line holds what it was made from, so that the proxy and what is known about it cannot differ. Each call holds an exclusive
+lines hold what it was made from, so that the proxy and what is known about it cannot differ. Each call holds an exclusive
 flock from reading to writing: services of one release are deployed by jobs that run at once.
 
     change   does
     show     nothing; a proxy that does not run (the host was restarted) is started
+    renew    stops and forgets `other`, and empties the slot `folder`, which must not be live
+    start    starts what is in the slot `folder`
     offer    puts a version into `other`, with a share of the traffic (canary)
     take     puts a version into `other` and swaps it with `live` (direct)
     switch   swaps `other` and `live` of all services named, which must be of the release, or does nothing
     back     swaps again what the release has switched and what has not been dropped since
-    drop     forgets `other`
-    remove   forgets the service
+    drop     stops and forgets what is in `other`, if it is of the release or retired; with `seen`, if it is the same still
+    remove   the same, and forgets and stops what is live, if it is of the release
+
+What is stopped is removed, in the same call: nobody can make it live in between, and a job that was overtaken stops nothing. `drop`
+and `remove` remove what is in the slots `sweep` too, where the proxy does not know them: what died before it was offered.
 
 Who is sent where:
 
@@ -29,7 +34,9 @@ A new file is written beside the old one, and takes its place by rename when `ng
 call returns when the last worker with the old configuration is gone: from then on nobody is sent by it. When nginx does not
 take it, the old file is put back.
 
-Before a change the fence is compared once more: a job that was overtaken since it took the fence changes nothing.
+Before a change the fence is compared once more: a job that was overtaken since it took the fence changes nothing. Settings of the proxy
+(ports and the like) come with what sends somebody somewhere, and are kept in the file: what puts something back, or takes it away, is
+not to fail by what a failing job has brought.
 
 While workers of both are there, one request may be sent by either, and the calls that follow from it by the other. So each knows
 the way from whatever the other sends to: a version is known first and gets traffic then, and loses traffic before it is forgotten.
@@ -41,6 +48,7 @@ import os
 import re
 
 from ansible.module_utils.lockstep_host import Nginx, Refused, compare_fence, locked, read
+from ansible.module_utils.lockstep_slot import Slot
 
 DOCUMENTATION = r"""
 module: lockstep_traffic
@@ -58,26 +66,51 @@ options:
   job: {description: The id of the job that runs., type: str, required: true}
 """
 
-MARK = "# lockstep: "
+MARK, KEPT_MARK = "# lockstep: ", "# settings: "
+LINE = 2000  # bytes; nginx reads a comment as one word, and refuses one that is longer than its buffer of 4096
+PORTS, KEPT = ("port", "test_port", "peer_port"), ("port", "test_port", "peer_port", "split_key", "drain")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 KEY = re.compile(r"[A-Za-z0-9_$.-]{1,200}")
-LOCK_WAIT = 60  # seconds; a change takes as long as its requests are drained
+TURNS = 60  # as many changes may be before this one, each as long as its requests are drained
+
+
+def lock_wait(settings):
+    return TURNS * max(settings["drain"], 1)
+
+
 
 # --- what is known, and how it changes: pure --------------------------------------------------------------------------
 
 
+def lines(mark, value):
+    text = json.dumps(value, sort_keys=True)
+    size = LINE - len(mark)
+    return "".join(mark + text[at : at + size] + "\n" for at in range(0, len(text), size))
+
+
+def joined(mark, text):
+    return "".join(line[len(mark) :] for line in text.split("\n") if line.startswith(mark))
+
+
 def parse(text):
-    """The state in the first line of a configuration."""
-    first = text.split("\n", 1)[0]
+    """The state in the first lines of a configuration."""
     try:
-        if not first.startswith(MARK):
+        if not text.startswith(MARK):
             raise ValueError("its first line is not this module's")
-        state = json.loads(first[len(MARK) :])
+        state = json.loads(joined(MARK, text))
         for entry in state.values():
             entry["live"], entry["other"]
         return state
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Refused("nginx.conf of the proxy is damaged (%s), so it is unknown what is live" % error) from None
+
+
+def parse_kept(text):
+    """The settings in a configuration; none in one that was written before they were kept there."""
+    try:
+        return dict(json.loads(joined(KEPT_MARK, text) or "{}"))
+    except (ValueError, TypeError) as error:
+        raise Refused("nginx.conf of the proxy is damaged (%s), so its settings are unknown" % error) from None
 
 
 def checked(name):
@@ -109,7 +142,30 @@ def share(state, name):
     return min(member["share"] if is_of(member, other["release"]) and not member["retired"] else 0 for member in members)
 
 
-def change(state, request):
+def refuse_live_slot(entry, name, request):
+    if entry["live"] and entry["live"]["slot"] == request["slot"]:
+        raise Refused("slot %s of %s is live" % (request["slot"], name))
+
+
+def may_go(name, slot, request):
+    """Whether the caller may take away what is beside."""
+    if "seen" in request:
+        same = request["seen"].get(name) or {}
+        return all(slot[key] == same.get(key) for key in ("slot", "release", "version", "retired"))
+    return "release" not in request or slot["retired"] or is_of(slot, request["release"])
+
+
+def refuse_taken_port(state, name, port, reserved):
+    """A service that finds its port held dies; whoever asks it then is answered by the one that holds it."""
+    if port in reserved:
+        raise Refused("port %d of %s is the proxy's own" % (port, name))
+    for peer, entry in state.items():
+        for slot in entry.values():
+            if slot and slot["port"] == port and peer != name:
+                raise Refused("port %d of %s is that of %s" % (port, name, peer))
+
+
+def change(state, request, reserved=()):
     """The state after the change; the one given is left alone."""
     state, what = copy.deepcopy(state), request["change"]
     names = [checked(name) for name in request.get("services") or []]
@@ -117,8 +173,10 @@ def change(state, request):
     if what in ("offer", "take"):
         name = checked(request["service"])
         entry = state.setdefault(name, {"live": None, "other": None})
-        if entry["live"] and entry["live"]["slot"] == request["slot"]:
-            raise Refused("slot %s of %s is live" % (request["slot"], name))
+        refuse_live_slot(entry, name, request)
+        refuse_taken_port(state, name, int(request["port"]), reserved)
+        if entry["live"] and entry["live"]["port"] == int(request["port"]):
+            raise Refused("port %s of %s is that of its other slot, which is live" % (request["port"], name))
         entry["other"] = {
             "slot": str(request["slot"]), "port": int(request["port"]), "folder": str(request["folder"]), "release": release,
             "version": str(request["version"]), "share": int(request.get("share", 0)), "retired": False,
@@ -137,32 +195,48 @@ def change(state, request):
     elif what == "back":
         entries = {name: state[name] for name in names if name in state}
         swap(state, [name for name, entry in entries.items() if is_of(entry["live"], release) and entry["other"] and entry["other"]["retired"]])
+    elif what == "renew":
+        name = checked(request["service"])
+        entry = state.get(name)
+        if entry:
+            refuse_live_slot(entry, name, request)
+            entry["other"] = None
+            if not entry["live"]:
+                del state[name]
     elif what in ("drop", "remove"):
         for name in names:
             entry = state.get(name)
             if entry:
-                entry["other"] = None
-                if what == "remove" or not entry["live"]:
+                if entry["other"] and may_go(name, entry["other"], request):
+                    entry["other"] = None
+                if what == "remove" and entry["live"] and ("release" not in request or is_of(entry["live"], release)):
+                    entry["live"] = None
+                if not entry["live"] and not entry["other"]:
                     del state[name]
-    elif what != "show":
+    elif what not in ("show", "start"):
         raise Refused("unknown change %r" % (what,))
     return state
 
 
-def way(state, request):
+def way(state, request, reserved=()):
     """The states to go through, one after the other; the last one is the change."""
-    states = [change(state, request)]
+    states = [change(state, request, reserved)]
     if request["change"] in ("offer", "take"):
         other = state.get(request["service"], {}).get("other")
         if not other or (other["slot"], other["release"]) != (request["slot"], request.get("release", "")):
-            states.insert(0, change(state, {**request, "change": "offer", "share": 0}))
-    elif request["change"] == "drop" and any(share(state, name) for name in request["services"] if name in state):
-        calm = copy.deepcopy(state)
-        for name in request["services"]:
-            if name in calm and calm[name]["other"]:
+            states.insert(0, change(state, {**request, "change": "offer", "share": 0}, reserved))
+    elif request["change"] in ("renew", "drop"):
+        gone = [name for name, entry in state.items() if entry["other"] and not states[0].get(name, {}).get("other")]
+        if any(share(state, name) for name in gone):
+            calm = copy.deepcopy(state)
+            for name in gone:
                 calm[name]["other"]["share"] = 0
-        states.insert(0, calm)
+            states.insert(0, calm)
     return states
+
+
+def folders(state):
+    return {slot["folder"] for entry in state.values() for slot in entry.values() if slot}
 
 
 def found(state, request):
@@ -236,13 +310,16 @@ def render(state, settings):
     root = settings["root"]
     return "".join(
         [
-            MARK + json.dumps(state, sort_keys=True) + "\n",
-            "# Written by the module lockstep_traffic, from the line above. Changes by hand are lost.\n",
+            lines(MARK, state),
+            lines(KEPT_MARK, {key: settings[key] for key in KEPT}),
+            "# Written by the module lockstep_traffic, from the lines above. Changes by hand are lost.\n",
             "worker_processes 1;\npid %s/nginx.pid;\nerror_log %s/error.log warn;\n" % (root, root),
             "worker_shutdown_timeout %ds;\n" % settings["drain"],
             "events { worker_connections 1024; }\nhttp {\n  access_log off;\n  default_type text/plain;\n",
             *["  %s_temp_path %s/temp/%s;\n" % (kind, root, kind) for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")],
-            "  map_hash_bucket_size 1024;\n  variables_hash_bucket_size 128;\n",
+            # How much a service takes is its own affair.
+            "  client_max_body_size 0;\n",
+            "  map_hash_bucket_size 1024;\n  map_hash_max_size 16384;\n  variables_hash_bucket_size 128;\n",
             "  proxy_http_version 1.1;\n  proxy_connect_timeout 5s;\n  proxy_set_header Connection \"\";\n  proxy_set_header Host $http_host;\n",
             "  proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n  proxy_set_header Lockstep-Colour $colour;\n",
             *["  %s\n" % line for line in split],
@@ -264,7 +341,7 @@ def go(nginx, texts, before):
     """Makes one configuration after the other the one that runs; where one is refused, goes back to the first."""
     now, changed = before, False
     for text in texts:
-        if text == now and nginx.master():
+        if text == now and nginx.master() and not nginx.due():
             continue
         try:
             nginx.use(text, now)
@@ -277,29 +354,59 @@ def go(nginx, texts, before):
 
 
 def apply(settings, request, check_mode=False):
-    """Compares, reads, changes, writes. Returns the result of the module; raises Refused."""
+    """Compares, reads, changes, writes, starts and stops. Returns the result of the module; raises Refused."""
     if not KEY.fullmatch(settings["split_key"]):
         raise Refused("split_key %r is not a variable of nginx" % settings["split_key"])
-    nginx = Nginx(settings)
+    nginx, what = Nginx(settings), request["change"]
     if check_mode and not os.path.isdir(settings["root"]):
-        return {"changed": request["change"] != "show", "state": {}, **found({}, request)}
+        return {"changed": what != "show", "state": {}, **found({}, request)}
     os.makedirs(settings["root"], exist_ok=True)
-    with locked(nginx.file, LOCK_WAIT):
-        if request["change"] != "show":
+    with locked(nginx.file, lock_wait(settings)):
+        if what != "show":
             compare_fence(settings["fence_path"], settings["fence"], settings["job"])
         before = read(nginx.file)
         state = parse(before) if before is not None else {}
-        states = way(state, request)
+        brings = what in ("offer", "take", "switch")
+        kept = parse_kept(before) if before is not None else {}
+        # What is on paper alone is made true before anything else; its settings may be why it is not.
+        due = nginx.due() and what != "show"
+        used = settings if brings or due else {**settings, **kept}
+        # Workers end as their own configuration says.
+        nginx.settings = {**used, "drain": max(settings["drain"], kept.get("drain", 0))}
+        states = way(state, request, [settings[key] for key in PORTS])
         after = states[-1]
         changed = after != state
+        if due and what in ("renew", "drop"):
+            states.insert(0, state)
         if not check_mode:
-            # Settings of the proxy come with what sends somebody somewhere, never with what puts something back.
-            if changed or request["change"] in ("offer", "take", "switch"):
-                changed |= go(nginx, [render(step, settings) for step in states], before)
-            elif before is not None and not nginx.master():
+            if what in ("offer", "take") or (what == "show" and request.get("folder")):
+                Slot(request["folder"]).must_run()
+            steps = [render(step, used) for step in states] if changed or brings or due else []
+            # What nobody is sent to is stopped before it is forgotten, so that a repetition finds it. What is live is forgotten first.
+            ready = steps[:-1] if what in ("renew", "drop") else steps
+            changed |= go(nginx, ready, before)
+            changed |= end(state, after, request)
+            changed |= go(nginx, steps[len(ready) :], ready[-1] if ready else before)
+            if not steps and before is not None and not nginx.master():
                 nginx.start()
                 changed = True
+            if what == "start":
+                changed |= Slot(request["folder"]).start()
         return {"changed": changed, "state": after, **found(after, request)}
+
+
+def end(state, after, request):
+    """Stops and removes what this change forgets, and what is in slots that nobody knows. Returns whether there was anything."""
+    ends = set()
+    if request["change"] in ("renew", "drop", "remove"):
+        ends = folders(state) | set(request.get("sweep") or [])
+    changed = False
+    for folder in sorted(ends - folders(after)):
+        changed |= Slot(folder).remove()
+    if request["change"] == "renew":
+        Slot(request["folder"]).empty()
+        changed = True
+    return changed
 
 
 def main():

@@ -185,9 +185,14 @@ def wait(condition, seconds):
 
 
 class Nginx:
+    """The file nginx.conf.due is there from before a configuration is written until it is the one that runs. While it is, what is on
+    paper may not be what happens: whoever wrote it was killed in between.
+    """
+
     def __init__(self, settings):
         self.settings, self.root = settings, settings["root"]
         self.file = os.path.join(self.root, "nginx.conf")
+        self.due_file = self.file + ".due"
         self.program = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
         if not self.program:
             raise Refused("nginx is not installed on this host")
@@ -237,16 +242,28 @@ class Nginx:
         if not wait(lambda: not self.workers(master) & old, self.settings["drain"] + START_WAIT):
             raise OSError("workers of nginx with the old configuration do not end")
 
+    def due(self):
+        return os.path.exists(self.due_file)
+
     def use(self, text, before):
         """Makes `text` the configuration that runs, or leaves `before`."""
         self.test(text)
+        put(self.due_file, "")
         put(self.file, text)
         try:
-            master = self.master()
-            if master:
-                self.reload(master)
-            else:
-                self.start()
+            self.take()
         except Refused:
             put(self.file, before)
+            # It may have been slow, and take later what it was told to read. Told once more, it reads what is there now.
+            if before is not None and self.master():
+                with contextlib.suppress(Refused):
+                    self.take()
             raise
+
+    def take(self):
+        master = self.master()
+        if master:
+            self.reload(master)
+        else:
+            self.start()
+        put(self.due_file, None)

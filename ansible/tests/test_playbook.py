@@ -42,6 +42,11 @@ class AppDeploy(unittest.TestCase):
     def test_host_in_no_group_that_is_deployed(self):
         self.refused("{web: {hosts: {a: }}, wbe: {hosts: {b: }}}", "in none of the groups that are deployed (web, dispatcher, services, traffic): b")
 
+    def test_a_service_whose_slots_share_a_port_or_whose_version_is_no_text(self):
+        service = "{services: {hosts: {a: {service_name: x, service_files: /x, service_command: x, service_ports: %s, version: '%s'}}}}"
+        self.refused(service % ("[1, '1']", "1"), "two ports")
+        self.refused(service % ("[1, 2]", "{1"), "a version must not begin with a brace")
+
     def test_inventory_that_cannot_be_read(self):
         self.refused("web: [", "")
 

@@ -7,12 +7,13 @@ import pathlib
 import re
 import tempfile
 import unittest
+from unittest import mock
 
 from tests.support import ROOT, load
 
 traffic = load(ROOT / "library" / "lockstep_traffic.py")
 SETTINGS = {"root": "/srv/proxy/x", "port": 80, "test_port": 81, "peer_port": 82, "split_key": "$remote_addr", "drain": 10}
-PORTS = {"a": 1, "b": 2}
+PORTS = {("back", "a"): 1, ("back", "b"): 2, ("front", "a"): 3, ("front", "b"): 4}
 
 
 class Case(unittest.TestCase):
@@ -24,8 +25,8 @@ class Case(unittest.TestCase):
         return self.state
 
     def offer(self, name, slot, release, services=("back", "front"), what="offer", **more):
-        return self.change(what, service=name, slot=slot, port=PORTS[slot], folder=f"/{name}/{slot}", release=release,
-                           version=release, services=list(services), **more)  # fmt: skip
+        request = {"port": PORTS.get((name, slot), 5), "folder": f"/{name}/{slot}", "release": release, "version": release, **more}
+        return self.change(what, service=name, slot=slot, services=list(services), **request)
 
     def both(self, slot, release, **more):
         for name in ("back", "front"):
@@ -95,6 +96,51 @@ class Changes(Case):
         self.offer("back", "a", "R3")
         self.assertEqual(self.change("drop", services=["back"]), {})
 
+    def test_drop_of_what_was_seen_of_the_release_or_retired(self):
+        self.offer("back", "a", "R1", what="take")
+        self.offer("back", "b", "R2")
+        for request in ({"release": "R3"}, {"seen": {}}, {"seen": {"back": {**self.state["back"]["other"], "retired": True}}}):
+            self.assertIsNotNone(self.change("drop", services=["back"], **request)["back"]["other"])
+        self.change("remove", services=["back"], release="R3")
+        self.assertEqual(self.live(), {"back": "R1"})
+        self.assertIsNone(self.change("drop", services=["back"], seen={"back": self.state["back"]["other"]})["back"]["other"])
+        self.offer("back", "b", "R2", what="take")
+        self.assertIsNone(self.change("drop", services=["back"], release="R2")["back"]["other"])
+        self.assertEqual(self.change("remove", services=["back"], release="R2"), {})
+
+    def test_a_slot_is_renewed_without_traffic(self):
+        self.both("a", "R1", what="take")
+        self.both("b", "R2", share=10)
+        states = traffic.way(self.state, {"change": "renew", "service": "back", "slot": "b"})
+        self.assertEqual([(traffic.share(state, "back"), bool(state["back"]["other"])) for state in states], [(0, True), (0, False)])
+        with self.assertRaisesRegex(traffic.Refused, "slot a of back is live"):
+            self.change("renew", service="back", slot="a")
+
+    def test_a_port_is_that_of_one(self):
+        self.both("a", "R1", what="take")
+        request = {"change": "offer", "service": "back", "slot": "b", "folder": "/", "release": "R2", "version": "2"}
+        for port, words in ((3, "port 3 of back is that of front"), (1, "is that of its other slot"), (80, "is the proxy's own")):
+            with self.assertRaisesRegex(traffic.Refused, words):
+                traffic.way(self.state, {**request, "port": port}, [80, 81])
+        self.assertEqual(traffic.way(self.state, {**request, "port": 2}, [80, 81])[-1]["back"]["other"]["port"], 2)
+
+    def test_many_jobs_may_wait_for_each_others_requests(self):
+        waits = []
+
+        @contextlib.contextmanager
+        def locked(_path, seconds):
+            waits.append(seconds)
+            raise traffic.Refused("enough")
+            yield
+
+        with tempfile.TemporaryDirectory() as folder, mock.patch.object(traffic, "locked", locked), mock.patch("shutil.which", return_value="nginx"):
+            for drain in (10, 30):
+                with self.assertRaises(traffic.Refused):
+                    traffic.apply({**SETTINGS, "root": folder, "drain": drain}, {"change": "show"})
+        # Twenty services of a bracket, three changes each.
+        self.assertGreaterEqual(waits[0], 20 * 3 * 10)
+        self.assertEqual(waits[1], 3 * waits[0])
+
     def test_what_is_found(self):
         request = {"service": "back", "release": "R1", "version": "R1"}
         self.assertEqual(traffic.found({}, request)["slot"], "a")
@@ -151,12 +197,37 @@ class Colours(Case):
         self.assertEqual(self.peers()["front", "a", "back"], "$lot_0")
         self.assertEqual(self.peers()["back", "b", "front"], "blue")
 
+    def test_a_version_is_looked_for_as_a_word(self):
+        (pattern,) = re.findall(r'^proxy_version_pattern: "(.*)"$', (ROOT / "roles/proxy/vars/main.yml").read_text(), re.MULTILINE)
+        before, after = pattern.split("{{ proxy_version | string | regex_escape }}")
+        for version, text, there in (
+            ("1.2", '{"version": "1.2"}', True), ("1.2", "1.2", True), ("1.2", "this is 1.2.", True), ("1.2", "1.2\n", True), ("1.2", "a 1.2, b", True),
+            ("1.2", "1.2.3", False), ("1.2", "11.2", False), ("1.2", "v1.2", False), ("1.2", "0.1.2", False), ("1.2", "1x2", False),
+            ("1.2", "1.2-rc", False), ("1.2", "1.2+b", False), ("1.2", "rc-1.2", False), ("1.2+b", "at 1.2+b now", True),
+        ):  # fmt: skip
+            with self.subTest(version=version, text=text):
+                self.assertEqual(bool(re.search(before + re.escape(version) + after, text)), there)
+
     def test_the_state_is_in_the_file(self):
         self.offer("back", "a", 'R"1\n}')
         text = traffic.render(self.state, SETTINGS)
         self.assertEqual(traffic.parse(text), self.state)
         self.assertEqual(json.loads(text.split("\n")[0][len(traffic.MARK) :]), self.state)
         self.assertNotIn("}\n}", text.split("\n", 1)[0])
+        self.assertEqual(traffic.parse_kept(text), {key: SETTINGS[key] for key in ("port", "test_port", "peer_port", "split_key", "drain")})
+        # What was written when all of it was one line, without settings, is read as well.
+        self.assertEqual(traffic.parse(traffic.MARK + json.dumps(self.state) + "\n# Written\n"), self.state)
+        self.assertEqual(traffic.parse_kept(traffic.MARK + "{}\n"), {})
+        with self.assertRaisesRegex(traffic.Refused, "damaged"):
+            traffic.parse_kept("# settings: {\n")
+
+    def test_a_long_state_is_on_several_lines(self):
+        names = ["service-%d" % number for number in range(30)]
+        for name in names:
+            self.offer(name, "a", "R1", services=names, port=names.index(name) + 100)
+        text = traffic.render(self.state, SETTINGS)
+        self.assertEqual(traffic.parse(text), self.state)
+        self.assertLessEqual(max(len(line) for line in text.split("\n") if line.startswith("#")), 2000)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ claim "Both were deployed green, and tests were told where" "$SHOWN" \
   '[.stages[0].outputs.deploy_blue_green[] | .colour == "green" and (.test_uri | startswith("http"))] == [true, true]'
 job=$(jq -r '.stages[0].steps[1].jobs[0].job_id' <<<"$SHOWN")
 log=$(operator logs "$job")
-[[ $log == *"The green frontend has asked the green backend"* ]] || fail "The performance tests have looked who talks to whom" "$log"
+[[ $log == *"the green frontend $FRONTEND has asked the green backend $BACKEND"* ]] || fail "The performance tests have looked who talks to whom" "$log"
 say "- While they ran, green talked to green alone: job $job has asked"
 everybody 8102 hardening
 everybody 8103 production

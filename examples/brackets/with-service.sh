@@ -2,11 +2,13 @@
 # Runs a command beside a service that has all that the brackets need: the host of the three stages, the apps, what their jobs run, and a
 # Redis of its own. It is made for the command and taken away after it; whatever else runs on this machine is left alone.
 #
-# usage: examples/brackets/with-service.sh COMMAND…      as root, after `make setup`
+# usage: examples/brackets/with-service.sh COMMAND…      as root, after `make demo`
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 ROOT=$(cd "$HERE/../.." && pwd -P)
 LOCKSTEP=${LOCKSTEP:-$ROOT/target/release/lockstep}
+# The service is started in another folder.
+[[ $LOCKSTEP != */* ]] || LOCKSTEP=$(realpath -m -- "$LOCKSTEP")
 RUNNER=${LOCKSTEP_RUNNER_IMAGE:-lockstep-runner:latest} TARGET_IMAGE=${TARGET_IMAGE:-lockstep-target:latest}
 HOSTS=(dev.foo.test hardening.foo.test production.foo.test)
 NAME=lockstep-brackets-$$
@@ -35,7 +37,7 @@ trap 'exit 143' TERM
 
 [ $# -gt 0 ] || die "usage: examples/brackets/with-service.sh COMMAND…"
 for it in "$LOCKSTEP" docker redis-server ssh-keygen openssl curl python3; do
-  command -v "$it" >/dev/null || die "there is no program $it: run \`make setup\`, and \`make demo\` for the client"
+  command -v "$it" >/dev/null || die "there is no program $it: run \`make demo\`"
 done
 
 # Keys of the host, and of whoever deploys to it.
