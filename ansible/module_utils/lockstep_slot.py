@@ -15,10 +15,10 @@ import shutil
 import signal
 import subprocess
 
-from ansible.module_utils.lockstep_host import Refused, stat_of, read, wait
+from ansible.module_utils.lockstep_host import Refused, read, stat_of, wait
 
 START_WAIT = STOP_WAIT = 10  # seconds
-GROUP, BEGAN = 2, 19  # fields of lockstep_host.process
+GROUP, BEGAN = 2, 19  # fields of lockstep_host.stat_of
 
 
 class Slot:

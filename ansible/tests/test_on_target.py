@@ -119,7 +119,7 @@ class Slots(Case):
                     slot.start()
                     self.assertTrue(slot.led())
                 slot.stop()
-                self.assertIn((HOST.process(number) or "Z")[0], "ZX")
+                self.assertIn((HOST.stat_of(number) or "Z")[0], "ZX")
                 child.unlink(missing_ok=True)
 
     def test_a_pid_that_is_somebody_elses(self):
@@ -151,7 +151,7 @@ class Proxy(Case):
         master = self.nginx.master()
         if master:
             os.kill(master, signal.SIGTERM)
-            self.until(lambda: (HOST.process(master) or "Z")[0] in "ZX", "nginx ends")
+            self.until(lambda: (HOST.stat_of(master) or "Z")[0] in "ZX", "nginx ends")
 
     def take_fence(self, fence, job):
         pathlib.Path(self.settings["fence_path"]).write_text(json.dumps({"fence": fence, "job": job}))
