@@ -21,7 +21,15 @@ fn the_default_file_is_the_default() {
     let actions: Vec<_> = nothing.runner.actions.iter().map(|(name, argv)| (name.as_str(), argv.join(" "))).collect();
     assert_eq!(
         actions,
-        [("announce-apps", "announce-apps".to_owned()), ("app-deploy", "app-deploy {inventory} {job_id}".to_owned())]
+        [
+            ("announce-apps", "announce-apps".to_owned()),
+            ("app-deploy", "app-deploy {inventory} {job_id}".to_owned()),
+            ("order-domains", "order domains {inventory} {job_id}".to_owned()),
+            ("order-resources", "order resources {inventory} {job_id}".to_owned()),
+            ("order-routes", "order routes {inventory} {job_id}".to_owned()),
+            ("order-service", "order service {inventory} {job_id}".to_owned()),
+            ("order-variables", "order variables {inventory} {job_id}".to_owned()),
+        ]
     );
 }
 

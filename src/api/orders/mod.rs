@@ -202,7 +202,11 @@ pub(super) async fn again(
 #[utoipa::path(
     get, path = "/api/v1/orders", tag = "orders", operation_id = "orders",
     params(Filter),
-    responses((status = 200, description = "Orders by environment, newest first", body = OrderList), Guarded),
+    responses(
+        (status = 200, description = "Orders by environment, newest first", body = OrderList),
+        (status = 404, description = "There is no such environment", body = Problem, content_type = "application/problem+json"),
+        Guarded,
+    ),
     security(("operator" = []), ("viewer" = []), ("releaser" = [])),
 )]
 pub(super) async fn list(
