@@ -4,7 +4,7 @@
 //! once one is told [`OrderWritten::Raced`], reads again and decides again. What is deployed in a mode is written by the order that holds
 //! the environment alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use redis::Value;
 
@@ -179,7 +179,7 @@ impl Store {
             pipe.cmd("HKEYS").arg(&home);
             for job in &jobs {
                 pipe.cmd("HMGET").arg(keys.job(*job)).arg(&FIELDS);
-                pipe.cmd("HGET").arg(keys.progress(*job)).arg("outputs");
+                pipe.cmd("HMGET").arg(keys.progress(*job)).arg(&["outputs", "failures"]);
             }
         });
         let mut answers = answers.await?;
@@ -197,8 +197,11 @@ impl Store {
         let vault = names.iter().filter_map(|name| text(name)?.strip_prefix(&prefix)?.parse().ok()).collect();
         let mut ended = BTreeMap::new();
         for job in jobs {
-            let (fields, outputs) = (items(answers.next()?), bytes(answers.next()?));
-            if let Some(end) = end_of(job, &fields, outputs)? {
+            let (fields, reported) = (items(answers.next()?), items(answers.next()?));
+            let mut reported = reported.into_iter();
+            let outputs = reported.next().and_then(bytes);
+            if let Some(mut end) = end_of(job, &fields, outputs)? {
+                end.reason = end.reason.or_else(|| failure_of(reported.next().and_then(bytes)?.as_slice()));
                 ended.insert(job, end);
             }
         }
@@ -277,6 +280,13 @@ impl Store {
             _ => return reply.unexpected(),
         })
     }
+}
+
+/// The first failure that a playbook has reported: the task and what it said.
+fn failure_of(json: &[u8]) -> Option<String> {
+    let failures: Vec<HashMap<String, String>> = serde_json::from_slice(json).ok()?;
+    let of = failures.into_iter().next()?;
+    Some(format!("{}: {}", of.get("task")?, of.get("message")?))
 }
 
 /// What is deployed, as stored; nothing is stored before there is something. None: it cannot be read.

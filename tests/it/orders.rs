@@ -263,6 +263,9 @@ async fn a_service_that_fails_or_is_frozen_holds_up_no_other() {
     let id = order(&one, ORDER).await;
     to_services(&here, &one).await;
     let (container, _) = begun(&here, "shop/b").await;
+    let report = json!({"failures": [{"host": "one", "task": "Start it", "message": "there is no database"}]});
+    let job = here.engine.spec(&container).labels.job;
+    one.store().progress(job, report.as_object().expect("an object")).await.expect("Redis answers");
     here.engine.exit(&container, 1);
     eventually("the failure is noted", async || {
         let order = one.dispatcher.seen_order(&id).await.ok()?.order;
@@ -276,6 +279,11 @@ async fn a_service_that_fails_or_is_frozen_holds_up_no_other() {
     assert_eq!(routes["routes"].as_array().map(Vec::len), Some(1), "{routes}");
     let order = is(&one, &id, State::Incomplete).await;
     assert_eq!(order.reason.as_deref(), Some("not as ordered: service b"));
+    assert_eq!(
+        order.failures()[0].trouble.as_deref(),
+        Some("Start it: there is no database"),
+        "in the playbook's words"
+    );
     let retry = OrderCommand::Retry { by: word("ada"), reason: "mended".into() };
     one.dispatcher.change_order(&id, &retry).await.expect("tried again");
     succeed(&here, &one, "shop/b", "service").await;
