@@ -31,6 +31,8 @@ use crate::model::mistakes::{self, Found, Mistakes};
 const HOSTS_MAX: usize = 200;
 /// The most modes of an environment.
 const MODES_MAX: usize = 16;
+/// What Ansible or its inventory calls something else.
+const NO_HOSTS: [&str; 5] = ["all", "hosts", "localhost", "proxy", "ungrouped"];
 /// The most variables of a mode, and the longest value in bytes.
 const VARIABLES_MAX: (usize, usize) = (200, 4096);
 
@@ -212,6 +214,9 @@ fn mode(raw: &RawMode, found: &mut Found) -> Option<Mode> {
 
 fn host(raw: &RawHost, found: &mut Found) -> Option<Host> {
     let name = found.name("name", &raw.name);
+    if NO_HOSTS.contains(&raw.name.value.as_str()) {
+        found.wrong(raw.name.referenced, format!("name: {} means something else to Ansible", raw.name.value));
+    }
     let user = found.name("user", &raw.user);
     let key = raw.key.as_ref().and_then(|key| found.name("key", key));
     let address = &raw.address;
