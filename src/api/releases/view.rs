@@ -166,10 +166,7 @@ fn state(step: &StepRun) -> StepState {
         (Some(_), _) => StepState::Failed,
         (None, _) if step.triggered_ms.is_none() => StepState::Pending,
         (None, _) if step.blocked.is_some() => StepState::Blocked,
-        // Between two shares of a canary.
-        (None, Work::Deploy { undoing: false, not_before_ms: Some(_), .. }) if step.busy_jobs().is_empty() => {
-            StepState::Waiting
-        }
+        (None, Work::Deploy { .. }) if step.is_pausing() => StepState::Waiting,
         (None, Work::Deploy { .. } | Work::Run { .. }) => StepState::Running,
         (None, Work::Check { .. } | Work::Approval { .. } | Work::Soak { .. }) => StepState::Waiting,
     }

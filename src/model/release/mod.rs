@@ -246,7 +246,7 @@ pub enum Work {
         turn: usize,
         /// Whether what was deployed is being undone.
         undoing: bool,
-        /// Not to go on before.
+        /// The next share of a canary is not to be deployed before; the one that is live is `turn`'s until then.
         not_before_ms: Option<u64>,
         /// Each service.
         services: BTreeMap<Word, Deployment>,
@@ -393,7 +393,7 @@ impl StepRun {
     pub fn is_deploying(&self) -> bool {
         match &self.work {
             Work::Deploy { turn, services, undoing, .. } => {
-                // Before the next share of a canary all are pending, and the share before it is there.
+                // When the next share of a canary waits for locks all are pending, and the share before it is there.
                 let begun = *turn > 0 || services.values().any(|it| it.state != DeploymentState::Pending);
                 services.values().any(|service| service.state.is_busy())
                     || (self.result.is_none() && (*undoing || begun))
@@ -401,6 +401,12 @@ impl StepRun {
             Work::Run { job } => job.is_some(),
             Work::Check { .. } | Work::Approval { .. } | Work::Soak { .. } => false,
         }
+    }
+
+    /// Whether it is a canary between two shares: one is live, and the time of the next has not come.
+    pub fn is_pausing(&self) -> bool {
+        let pausing = matches!(&self.work, Work::Deploy { undoing: false, not_before_ms: Some(_), .. });
+        pausing && self.result.is_none() && self.busy_jobs().is_empty()
     }
 
     /// Jobs that are at it.
