@@ -16,10 +16,11 @@ use crate::api::Shared;
 use crate::api::auth::{Reporter, Viewer};
 use crate::api::docs::{Guarded, LogPath, Moving, OfRelease, ReleasePath, WithBody};
 use crate::api::error::ApiError;
-use crate::api::extract::{LargeJson, LogOf, Named, acts, optional_word, word};
+use crate::api::extract::{LargeJson, LogOf, Named, optional_word, word};
 use crate::model::ids::{ReleaseId, Word};
 use crate::model::release::Report;
 use crate::model::release::command::{Command, apply};
+use crate::model::text::acts;
 use crate::store::digest_of;
 use crate::wire::{Problem, ReleaseView, ReportRequest};
 

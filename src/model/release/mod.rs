@@ -38,6 +38,7 @@ use serde_json::{Map, Value};
 use super::ids::{DeploymentId, Inventory, JobId, ReleaseId, Word};
 use super::job::Outcome;
 use super::pipeline::{self, Pipeline};
+use super::text::acts;
 pub use fault::{Fault, fault};
 pub use standing::Standing;
 pub use words::{Finding, Kind, Verdict};
@@ -74,7 +75,7 @@ impl Artifact {
     /// What is wrong with it.
     pub fn fault(&self) -> Option<&'static str> {
         let good = |text: &str| {
-            (1..=ARTIFACT_MAX).contains(&text.len()) && !text.chars().any(|c| c.is_control() || c.is_whitespace())
+            (1..=ARTIFACT_MAX).contains(&text.len()) && !text.chars().any(|c| acts(c) || c.is_whitespace())
         };
         let optional = |text: &Option<String>| text.as_deref().is_none_or(good);
         let all = good(&self.version) && optional(&self.reference) && optional(&self.digest);
