@@ -14,6 +14,7 @@ use super::error::ApiError;
 use crate::model::ids::{DeploymentId, Inventory, JobId, NameError, ReleaseId, Word};
 use crate::model::mistakes::FILE_MAX;
 use crate::model::release::ARTIFACT_MAX;
+use crate::model::text::acts;
 
 /// The most bytes that a body may have where nothing else is said.
 pub(super) const BODY_MAX: usize = 64 * 1024;
@@ -279,12 +280,6 @@ pub(super) fn word(what: &str, text: String) -> Result<Word, ApiError> {
 /// The same, where it may be left out.
 pub(super) fn optional_word(what: &str, text: Option<String>) -> Result<Option<Word>, ApiError> {
     text.map(|text| word(what, text)).transpose()
-}
-
-/// Whether a character does something to the text around it. What turns the direction of a line is as good as a control character.
-pub(super) fn acts(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// A text for people: 1 to 500 characters, none of them a control character.

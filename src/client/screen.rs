@@ -65,6 +65,7 @@ pub(super) struct Screen {
     out: Box<dyn Write + Send>,
     err: Box<dyn Write + Send>,
     look: Look,
+    terminal: bool,
     width: Option<usize>,
     filter: Filter,
     /// What may be the beginning of a command, and is shown with what follows.
@@ -86,7 +87,7 @@ impl Screen {
         let width = set.or_else(|| rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col.into()));
         let look = Look::detect(terminal, io::stderr().is_terminal(), env);
         let screen = Self::new(Box::new(io::BufWriter::new(io::stdout())), Box::new(io::stderr()), look);
-        Self { width: width.filter(|width| terminal && *width > 0), ..screen }
+        Self { width: width.filter(|width| terminal && *width > 0), terminal, ..screen }
     }
 
     /// On something else.
@@ -95,6 +96,7 @@ impl Screen {
             out,
             err,
             look,
+            terminal: false,
             width: None,
             filter: Filter::new(look.colour),
             held: String::new(),
@@ -129,6 +131,17 @@ impl Screen {
     /// Whether whoever read standard output has gone.
     pub(super) fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// Whether what is printed can do nothing where it goes: it is a file's or another program's, and no log that takes commands.
+    pub(super) fn is_exact(&self) -> bool {
+        !self.terminal && !self.look.commands
+    }
+
+    /// Prints bytes as they are.
+    pub(super) fn exact(&mut self, bytes: &[u8]) {
+        self.wipe();
+        self.put_bytes(bytes);
     }
 
     /// From here on, lines that come from the job or the dispatcher can't be commands to the log's reader.
@@ -195,6 +208,13 @@ impl Screen {
         self.put_err(&format!("{line}\n"));
     }
 
+    /// A line of what is followed, on standard error: standard output is somebody else's to read.
+    pub(super) fn aside(&mut self, line: &str) {
+        self.wipe();
+        let line = if self.look.commands { line.replace("##[", "# #[") } else { line.to_owned() };
+        self.put_err(&format!("{line}\n"));
+    }
+
     /// Says what went wrong and what to do, on standard error.
     pub(super) fn fault(&mut self, fault: &Fault) {
         self.wipe();
@@ -233,10 +253,14 @@ impl Screen {
     }
 
     fn put(&mut self, text: &str) {
-        if self.closed || text.is_empty() {
+        self.put_bytes(text.as_bytes());
+    }
+
+    fn put_bytes(&mut self, bytes: &[u8]) {
+        if self.closed || bytes.is_empty() {
             return;
         }
-        if let Err(error) = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()) {
+        if let Err(error) = self.out.write_all(bytes).and_then(|()| self.out.flush()) {
             self.closed = true;
             // Who has read enough may leave; a full disk is another matter.
             if error.kind() != io::ErrorKind::BrokenPipe {
@@ -325,6 +349,21 @@ pub(super) mod tests {
             format!("::stop-commands::{token}\nlockstep: accepted\n::error::no\npart\nthe end\n::{token}::\n")
         );
         assert_eq!(err.text(), "lockstep: a word\n");
+    }
+
+    #[test]
+    fn what_goes_to_a_file_is_byte_for_byte() {
+        let bytes = b"\x1b[31mred\r\n\0##[error]end";
+        let (mut file, out, _) = screen(PLAIN);
+        assert!(file.is_exact());
+        file.exact(bytes);
+        file.finish();
+        assert_eq!(out.text().as_bytes(), bytes);
+        // In a log that takes commands nothing is printed as it is.
+        assert!(!screen(Look { commands: true, ..PLAIN }).0.is_exact());
+        let (mut log, out, err) = screen(Look { commands: true, ..PLAIN });
+        log.aside("a ##[error]");
+        assert_eq!((out.text().as_str(), err.text().as_str()), ("", "a # #[error]\n"));
     }
 
     #[test]

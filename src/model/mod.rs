@@ -16,6 +16,7 @@ pub mod output;
 pub mod pipeline;
 pub mod release;
 pub mod settle;
+pub mod text;
 pub mod token;
 pub mod vars;
 pub mod webhook;

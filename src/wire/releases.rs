@@ -439,7 +439,7 @@ pub struct PromoteRequest {
 pub struct DecisionRequest {
     /// How it ends.
     pub decision: Verdict,
-    /// Why. 1 to 500 characters.
+    /// Why. 1 to 500 characters; a rejection must have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 500, pattern = r"^[^\u0000-\u001F\u007F-\u009F]*$")]
     pub reason: Option<String>,

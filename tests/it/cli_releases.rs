@@ -69,7 +69,8 @@ async fn a_release_is_made_once_and_followed_across_trouble() {
             run(&faulty, &["release", "create", "--pipeline", "foo", "--service", "web=1.4", "--follow"]).await;
         assert_eq!(got, code, "{state}: {out}{err}");
         // Each event once, in order.
-        let words: Vec<&str> = out
+        assert_eq!(out, format!("{RELEASE}\n"), "what is handed on is the id");
+        let words: Vec<&str> = err
             .lines()
             .filter_map(|line| line.split_whitespace().nth(1))
             .filter(|it| it.ends_with(".started"))
@@ -77,11 +78,11 @@ async fn a_release_is_made_once_and_followed_across_trouble() {
         assert_eq!(
             words,
             ["step1.started", "step2.started", "step3.started", "step4.started", "step5.started"],
-            "{out}"
+            "{err}"
         );
         assert!(
-            out.lines().last().expect("a line").starts_with(&format!("release {RELEASE} of foobar in dev: ")),
-            "{out}"
+            err.lines().last().expect("a line").starts_with(&format!("release {RELEASE} of foobar in dev: ")),
+            "{err}"
         );
         let world = faulty.world();
         let made: Vec<_> = world.calls.iter().filter(|(_, call, _)| call.starts_with("POST")).collect();

@@ -42,6 +42,7 @@ fn the_schema_refuses_what_is_refused() {
         (0, "{name: deploy_direct, deploy: direct}", "{name: x, deploy: direct, count: 1}"),
         (0, "{name: deploy_direct, deploy: direct}", "{name: x, deploy: canary}"),
         (0, "{name: deploy_direct, deploy: direct}", "{name: x, deploy: canary, shares: [100]}"),
+        (0, "{name: deploy_direct, deploy: direct}", "{name: rollback, deploy: direct}"),
         (0, "promote: auto", "promote: perhaps"),
         (0, "entry: true", "entry: perhaps"),
         (1, "check: [vendor-ci]", "check: []"),

@@ -15,7 +15,7 @@ use crate::model::ids::{ReleaseId, Word};
 use crate::model::release::Act;
 use crate::model::release::command::Command;
 use crate::model::token::Grant;
-use crate::wire::{ApprovalRequest, Because, DecisionRequest, PromoteRequest, ReasonRequest, ReleaseView};
+use crate::wire::{ApprovalRequest, Because, DecisionRequest, PromoteRequest, ReasonRequest, ReleaseView, Verdict};
 
 /// What somebody wants of a release.
 struct Move {
@@ -115,9 +115,17 @@ pub(in crate::api) async fn promote(
     api.change(id, it, move |act| Command::Promote { act, to: to.clone() }).await
 }
 
+/// Why it is decided so. A rejection must say it, whichever way it comes.
+fn why_decided(verdict: Verdict, why: Option<&str>) -> Result<String, ApiError> {
+    match verdict {
+        Verdict::Rejected => Ok(reason(why.unwrap_or_default())?.to_owned()),
+        Verdict::Accepted | Verdict::AcceptedWithWarnings => optional_reason(why),
+    }
+}
+
 /// Decide a release
 ///
-/// It is accepted at the end of its last stage; it can be rejected at any time.
+/// It is accepted at the end of its last stage; it can be rejected at any time, with a reason.
 #[utoipa::path(
     post, path = "/api/v1/releases/{release_id}/decision", tag = "releases", operation_id = "decide",
     params(ReleasePath),
@@ -131,7 +139,7 @@ pub(in crate::api) async fn decide(
     Releaser(by): Releaser,
     Json(DecisionRequest { decision: verdict, reason: why }): Json<DecisionRequest>,
 ) -> Result<axum::Json<ReleaseView>, ApiError> {
-    let why = optional_reason(why.as_deref())?;
+    let why = why_decided(verdict, why.as_deref())?;
     let it = Move { by, what: "decide-release", more: format!(": {}", verdict.word()), why };
     api.change(id, it, move |act| Command::Decide { act, verdict }).await
 }
@@ -239,4 +247,20 @@ pub(in crate::api) async fn lift(
     let why = reason(&why)?.to_owned();
     let it = Move { by, what: "lift-release", more: String::new(), why };
     api.change(id, it, |act| Command::Lift { act }).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rejection_says_why() {
+        for verdict in [Verdict::Accepted, Verdict::AcceptedWithWarnings] {
+            assert_eq!(why_decided(verdict, None).ok().as_deref(), Some(""));
+        }
+        for none in [None, Some(""), Some("  ")] {
+            assert!(matches!(why_decided(Verdict::Rejected, none), Err(ApiError::Invalid(_))), "{none:?}");
+        }
+        assert_eq!(why_decided(Verdict::Rejected, Some("slow")).ok().as_deref(), Some("slow"));
+    }
 }

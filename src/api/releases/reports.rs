@@ -13,13 +13,14 @@ use url::Url;
 
 use super::view;
 use crate::api::Shared;
-use crate::api::auth::{Reporter, Viewer};
+use crate::api::auth::{ReleaseReader, Reporter};
 use crate::api::docs::{Guarded, LogPath, Moving, OfRelease, ReleasePath, WithBody};
 use crate::api::error::ApiError;
-use crate::api::extract::{LargeJson, LogOf, Named, acts, optional_word, word};
+use crate::api::extract::{LargeJson, LogOf, Named, optional_word, word};
 use crate::model::ids::{ReleaseId, Word};
 use crate::model::release::Report;
 use crate::model::release::command::{Command, apply};
+use crate::model::text::acts;
 use crate::store::digest_of;
 use crate::wire::{Problem, ReleaseView, ReportRequest};
 
@@ -125,6 +126,8 @@ pub(in crate::api) async fn report(
 }
 
 /// Read the log of a report
+///
+/// A reporter reads those of its own reports.
 #[utoipa::path(
     get, path = "/api/v1/releases/{release_id}/logs/{digest}", tag = "releases", operation_id = "log",
     params(LogPath),
@@ -133,13 +136,20 @@ pub(in crate::api) async fn report(
         (status = 404, description = "There is no such release, or it has no such log", body = Problem, content_type = "application/problem+json"),
         Guarded,
     ),
-    security(("operator" = []), ("viewer" = []), ("releaser" = [])),
+    security(("reporter" = []), ("operator" = []), ("viewer" = []), ("releaser" = [])),
 )]
 pub(in crate::api) async fn log(
     State(api): State<Shared>,
     LogOf(id, digest): LogOf,
-    _: Viewer,
+    reader: ReleaseReader,
 ) -> Result<Response, ApiError> {
+    if let ReleaseReader::Reporter(name) = &reader {
+        let seen = api.release_for(&reader, id).await?;
+        // That others have one is not for it to know either.
+        if !view::has_log(&seen.release, name, &digest) {
+            return Err(ApiError::UnknownLog);
+        }
+    }
     let store = api.dispatcher.store();
     let Some(log) = store.log(id, &digest).await? else {
         store.release(id).await?.ok_or(ApiError::UnknownRelease)?;

@@ -50,6 +50,17 @@ pub(super) fn is_asked(release: &Release, reporter: &Word) -> bool {
     })
 }
 
+/// Whether a report of this reporter names this log.
+pub(super) fn has_log(release: &Release, reporter: &Word, digest: &str) -> bool {
+    release.visits.iter().flat_map(|visit| &visit.steps).any(|step| match &step.work {
+        Work::Check { reporters, .. } => {
+            let report = reporters.get(reporter).and_then(Option::as_ref);
+            report.is_some_and(|report| report.log.as_deref() == Some(digest))
+        }
+        Work::Deploy { .. } | Work::Run { .. } | Work::Approval { .. } | Work::Soak { .. } => false,
+    })
+}
+
 /// The stage that a release is in, or is about to enter.
 pub(super) fn stage(release: &Release) -> Option<&Word> {
     release.entering.as_ref().map(|entering| &entering.stage).or(release.visit().map(|visit| &visit.stage))
@@ -166,10 +177,7 @@ fn state(step: &StepRun) -> StepState {
         (Some(_), _) => StepState::Failed,
         (None, _) if step.triggered_ms.is_none() => StepState::Pending,
         (None, _) if step.blocked.is_some() => StepState::Blocked,
-        // Between two shares of a canary.
-        (None, Work::Deploy { undoing: false, not_before_ms: Some(_), .. }) if step.busy_jobs().is_empty() => {
-            StepState::Waiting
-        }
+        (None, Work::Deploy { .. }) if step.is_pausing() => StepState::Waiting,
         (None, Work::Deploy { .. } | Work::Run { .. }) => StepState::Running,
         (None, Work::Check { .. } | Work::Approval { .. } | Work::Soak { .. }) => StepState::Waiting,
     }
@@ -378,6 +386,9 @@ stages:
         let bob = release(&seen, Eyes::Reporter(&word("bob")));
         let report = bob.stages[0].steps[0].reports["bob"].as_ref().expect("he has reported");
         assert_eq!((report.result, report.log.as_deref()), (Finding::Warning, Some("d")));
+        // And the log of that: what it is shown it may read.
+        let has = |name, digest| has_log(&seen.release, &word(name), digest);
+        assert!(has("bob", "d") && !has("bob", "e") && !has("ada", "d") && !has("eve", "d"));
         assert_eq!((ada.stages[0].steps[0].result, bob.stages[0].steps[0].result), (None, Some(Finding::Warning)));
         // What is written is what is read.
         assert_eq!(serde_json::from_str::<ReleaseView>(&text).expect("a release"), ada);

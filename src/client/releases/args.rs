@@ -258,7 +258,7 @@ pub struct Decide {
     /// How it ends.
     #[arg(value_enum)]
     pub decision: Verdict,
-    /// Why; it is recorded.
+    /// Why; it is recorded. A rejection must have it.
     #[arg(long, value_parser = reason)]
     pub reason: Option<String>,
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::words::{remarks, services, state_of, tone, waits, wrap};
+use super::words::{few_services, remarks, state_of, tone, waits, wrap};
 use crate::client::escape::plain;
 use crate::client::manage::{head, row};
 use crate::client::recap::table;
@@ -114,7 +114,7 @@ fn card(release: &ReleaseSummary, width: usize) -> Vec<Line> {
     let verdict = release.decision.as_ref().map(|it| it.verdict);
     let mut lines: Vec<Line> = vec![(plain(&release.id), Tone::Quiet)];
     let mut add = |text: &str, tone| lines.extend(wrap(text, width).into_iter().map(|line| (line, tone)));
-    services(&release.services).iter().for_each(|service| add(service, Tone::Plain));
+    few_services(&release.services).iter().for_each(|service| add(service, Tone::Plain));
     add(&state_of(release), tone(release.state, verdict));
     if let Some(what) = waits(release) {
         add(&format!("waits for {what}"), Tone::Plain);
@@ -152,7 +152,7 @@ fn one_below_the_other(columns: &[(String, Vec<&ReleaseSummary>)], width: usize,
 pub(super) fn rows(releases: &[ReleaseSummary]) -> Vec<String> {
     let mut rows = vec![head(["id", "pipeline", "stage", "state", "services", "waits for", "remarks"])];
     rows.extend(releases.iter().map(|it| {
-        let (services, remarks) = (services(&it.services).join(", "), remarks(it).join("; "));
+        let (services, remarks) = (few_services(&it.services).join(", "), remarks(it).join("; "));
         let (stage, waits) = (it.stage.as_deref().unwrap_or_default(), waits(it).unwrap_or_default());
         row([&it.id, &it.pipeline, stage, &state_of(it), &services, &waits, &remarks])
     }));

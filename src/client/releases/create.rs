@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use reqwest::Method;
 
 use super::args::Create;
-use super::events::{self, Until, Watched};
+use super::events::{self, Shown, Until, Watched};
 use super::words;
 use crate::client::deploy::{Unanswered, persist, read};
 use crate::client::escape::plain;
@@ -48,16 +48,15 @@ pub(super) async fn create(args: Create, http: &Http, screen: &mut Screen) -> Re
     }
     let understood = answer.json().and_then(|view| understood(view, &args.pipeline));
     let (view, id) = understood.map_err(|error| Fault { hint: Some(repeat(&key)), ..http.fault(&error, &about) })?;
+    // The id alone goes to standard output, at once, so that it can be handed on; what follows is for people.
+    screen.say(&id.to_string());
     if !args.follow {
-        // The id alone goes to standard output, so that it can be handed on.
-        screen.say(&id.to_string());
         screen.note(&words::whereabouts(&view.summary));
         return Ok(Exit::Done);
     }
-    screen.shield();
     let colour = screen.look().colour;
-    screen.say(&Tone::Quiet.paint(colour, &format!("lockstep: {}", words::whereabouts(&view.summary))));
-    let left = events::watch(http, screen, &mut signals, id, None, Until::StandsStill, false).await;
+    screen.note(&words::whereabouts(&view.summary));
+    let left = events::watch(http, screen, &mut signals, id, None, Until::StandsStill, Shown::Aside).await;
     let view = match left {
         Ok(Watched::Stands(view)) => view,
         Ok(Watched::Signal(number)) => {
@@ -76,8 +75,8 @@ pub(super) async fn create(args: Create, http: &Http, screen: &mut Screen) -> Re
     };
     let exit = came_to(&view);
     let tone = if exit == Exit::Done { Tone::Good } else { Tone::Bad };
-    screen.say("");
-    screen.say(&tone.paint(colour, &words::whereabouts(&view.summary)));
+    screen.aside("");
+    screen.aside(&tone.paint(colour, &words::whereabouts(&view.summary)));
     Ok(exit)
 }
 

@@ -26,6 +26,17 @@ pub(super) enum Until {
     Over,
 }
 
+/// How events are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// As lines on standard output.
+    Lines,
+    /// As the dispatcher's JSON.
+    Json,
+    /// As lines on standard error.
+    Aside,
+}
+
 /// Why the watching ended.
 pub(super) enum Watched {
     /// It is as far as was asked for.
@@ -70,7 +81,8 @@ pub(super) async fn events(args: Events, http: &Http, screen: &mut Screen) -> Re
     if !args.json {
         screen.shield();
     }
-    match watch(http, screen, &mut signals, args.release, args.after, until, args.json).await {
+    let shown = if args.json { Shown::Json } else { Shown::Lines };
+    match watch(http, screen, &mut signals, args.release, args.after, until, shown).await {
         Ok(Watched::Signal(number)) => Ok(Exit::Signal(number)),
         Ok(Watched::Stands(_) | Watched::Closed) => Ok(Exit::Done),
         Err(error) => Err(http.fault(&error, &format!("the events of release {}", args.release))),
@@ -86,7 +98,7 @@ pub(super) async fn watch(
     release: ReleaseId,
     after: Option<String>,
     until: Until,
-    json: bool,
+    shown: Shown,
 ) -> Result<Watched, CallError> {
     let mut history = History::new(http, release, after);
     let mut settled: Option<Box<ReleaseView>> = None;
@@ -98,7 +110,7 @@ pub(super) async fn watch(
             piece = history.next(wait, screen) => piece?,
         };
         wait = 0;
-        show(&piece, screen, json);
+        show(&piece, screen, shown);
         // Who follows for the exit code goes on without a reader.
         if screen.is_closed() && until != Until::StandsStill {
             return Ok(Watched::Closed);
@@ -123,17 +135,18 @@ pub(super) async fn watch(
     }
 }
 
-fn show(piece: &Piece, screen: &mut Screen, json: bool) {
+fn show(piece: &Piece, screen: &mut Screen, shown: Shown) {
     if piece.missed {
         screen.note("events before these may have been missed: they are not kept any more");
     }
     for told in &piece.events {
-        if json {
+        if shown == Shown::Json {
             say_value(screen, &told.json);
-        } else {
-            let (line, tone) = line(&told.event);
-            screen.say(&tone.paint(screen.look().colour, &line));
+            continue;
         }
+        let (line, tone) = line(&told.event);
+        let line = tone.paint(screen.look().colour, &line);
+        if shown == Shown::Aside { screen.aside(&line) } else { screen.say(&line) }
     }
 }
 

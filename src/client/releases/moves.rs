@@ -11,7 +11,7 @@ use crate::client::exit::{Exit, Fault};
 use crate::client::http::Http;
 use crate::client::screen::Screen;
 use crate::model::ids::ReleaseId;
-use crate::wire::{ApprovalRequest, Because, DecisionRequest, PromoteRequest, ReasonRequest};
+use crate::wire::{ApprovalRequest, Because, DecisionRequest, PromoteRequest, ReasonRequest, Verdict};
 
 /// One request, and in a word what is done by it.
 struct Move {
@@ -70,6 +70,9 @@ pub(super) async fn promote(args: Promote, http: &Http, screen: &mut Screen) -> 
 /// `release decide`
 pub(super) async fn decide(args: Decide, http: &Http, screen: &mut Screen) -> Result<Exit, Fault> {
     let Decide { release, decision, reason } = args;
+    if decision == Verdict::Rejected && reason.is_none() {
+        return Err(Fault::usage("a rejection needs a reason", "Say why with --reason: it is recorded, and told."));
+    }
     Move::post(release, "decision", "decided").carry_out(&DecisionRequest { decision, reason }, http, screen).await
 }
 

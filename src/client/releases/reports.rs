@@ -1,5 +1,6 @@
 //! The reporter's side: what it is asked, what it has found, and the logs of that.
 
+use std::path::Path;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -28,7 +29,7 @@ pub(super) async fn report(args: Report, http: &Http, screen: &mut Screen) -> Re
     let about_what = format!("the report on release {id}");
     let log = log
         .map(|path| {
-            let text = String::from_utf8_lossy(&read(&path, "log")?).into_owned();
+            let text = text_of(read(&path, "log")?, &path)?;
             if text.len() > LOG_MAX {
                 return Err(Fault::usage(
                     format!("the log {} has more than 1 MiB", path.display()),
@@ -49,14 +50,29 @@ pub(super) async fn report(args: Report, http: &Http, screen: &mut Screen) -> Re
     Ok(Exit::Done)
 }
 
+/// A log is a text, and is kept as it is: nothing is put in the place of what is none.
+fn text_of(bytes: Vec<u8>, path: &Path) -> Result<String, Fault> {
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to() + 1;
+        Fault::usage(
+            format!("the log {} is not UTF-8: byte {at} begins no character", path.display()),
+            "Convert it, such as with iconv -f latin1 -t utf8, and give it as --log -.",
+        )
+    })
+}
+
 /// `release log`
 pub(super) async fn log(args: Log, http: &Http, screen: &mut Screen) -> Result<Exit, Fault> {
     let id = args.release.to_string();
     let request = http.request(Method::GET, &["releases", &id, "logs", &args.digest], &[]);
     let answer = http.send(request).await.map_err(|error| http.fault(&error, &format!("the log of release {id}")))?;
-    screen.shield();
-    screen.output(&answer.body);
-    screen.output_ends();
+    if screen.is_exact() {
+        screen.exact(&answer.body);
+    } else {
+        screen.shield();
+        screen.output(&answer.body);
+        screen.output_ends();
+    }
     Ok(Exit::Done)
 }
 
@@ -119,6 +135,14 @@ mod tests {
 
     use super::*;
     use crate::client::recap::table;
+
+    #[test]
+    fn a_log_is_sent_as_it_is_or_not_at_all() {
+        let of = |bytes: &[u8]| text_of(bytes.to_vec(), Path::new("log.txt"));
+        assert_eq!(of(b"\x1b[31mr\xc3\xa9d\r\n\0").expect("a text"), "\u{1b}[31mréd\r\n\0");
+        let fault = of(b"caf\xe9\n").expect_err("Latin-1");
+        assert!(fault.exit == Exit::Usage && fault.what.contains("is not UTF-8: byte 4"), "{fault:?}");
+    }
 
     #[test]
     fn what_awaits_a_reporter_is_a_table() {

@@ -8,6 +8,8 @@ use crate::client::recap::{span, table};
 use crate::client::screen::Tone;
 use crate::wire::{ActView, Finding, ReleaseSummary, ReleaseView, ReportView, StageView, StepJob, StepState, StepView};
 
+/// So many characters of a piece of metadata are shown; the JSON has the rest.
+const METADATA_SHOWN: usize = 200;
 /// The most lines of a comment that are shown; the JSON has the rest.
 const COMMENT_LINES: usize = 20;
 
@@ -41,8 +43,9 @@ fn top(view: &ReleaseView, colour: bool) -> Vec<String> {
         let more: Vec<_> = std::iter::once(name).chain(more.map(|text| plain(text))).collect();
         row(if at == 0 { "services" } else { "" }, Some(more.join("  ")), Tone::Plain);
     }
-    let metadata: Vec<_> = view.metadata.keys().map(|name| plain(name)).collect();
-    row("metadata", (!metadata.is_empty()).then(|| metadata.join(", ")), Tone::Plain);
+    for (at, (name, text)) in view.metadata.iter().enumerate() {
+        row(if at == 0 { "metadata" } else { "" }, Some(metadata(name, text)), Tone::Plain);
+    }
     row("submitted", Some(format!("{} by {}", when(&it.created_at), plain(&it.by))), Tone::Plain);
     row("stage", it.stage.as_deref().map(plain), Tone::Plain);
     row("state", Some(state_of(it)), tone(it.state, verdict));
@@ -56,6 +59,15 @@ fn top(view: &ReleaseView, colour: bool) -> Vec<String> {
     let decision = it.decision.as_ref().map(|it| format!("{}, {}", it.verdict.word(), act(&it.act)));
     row("decision", decision, tone(it.state, verdict));
     table(&rows, 2).iter().zip(tones).map(|(line, tone)| tone.paint(colour, line)).collect()
+}
+
+/// One piece of metadata, in one line, as much of it as is read there.
+fn metadata(name: &str, text: &str) -> String {
+    let text = plain(text);
+    match text.char_indices().nth(METADATA_SHOWN) {
+        Some((end, _)) => format!("{}: {}…", plain(name), &text[..end]),
+        None => format!("{}: {text}", plain(name)),
+    }
 }
 
 /// When, by whom and why.
@@ -271,7 +283,8 @@ pub(super) mod tests {
         product    foobar (pipeline foo, version 3, update)
         services   foobar-backend 0.22.3.rc
                    foobar-web 1.4
-        metadata   changelog, release_notes
+        metadata   changelog: text
+                   release_notes: text
         submitted  2026-11-28T15:00:00Z by eve
         stage      dev
         state      Unverified (waiting)
@@ -294,6 +307,14 @@ pub(super) mod tests {
               ci-b: silent
           sign    approval  pending
         "#);
+    }
+
+    #[test]
+    fn metadata_is_shown_in_one_line_without_what_acts_on_a_terminal() {
+        assert_eq!(metadata("notes", "one\n\u{1b}[2Jtwo\r\n::error::"), "notes: one two ::error::");
+        let most = "é".repeat(METADATA_SHOWN);
+        assert_eq!(metadata("notes", &most), format!("notes: {most}"));
+        assert_eq!(metadata("notes", &format!("{most}x")), format!("notes: {most}…"));
     }
 
     #[test]
@@ -336,7 +357,8 @@ pub(super) mod tests {
         product    foobar (pipeline foo, version 3, update)
         services   foobar-backend 0.22.3.rc
                    foobar-web 1.4  registry.example.org/web:1.4  sha256:00
-        metadata   changelog, release_notes
+        metadata   changelog: text
+                   release_notes: text
         submitted  2026-11-28T15:00:00Z by eve
         stage      dev
         state      Unverified (rolled_back)

@@ -9,6 +9,9 @@ use crate::client::screen::Tone;
 use crate::model::ids::ReleaseId;
 use crate::wire::{Artifact, ReleaseKind, ReleaseSummary, Standing, Verdict};
 
+/// So many services of a release are named where releases are listed.
+const SERVICES_SHOWN: usize = 3;
+
 /// A time without its milliseconds; a text that is no time stays as it is.
 pub(in crate::client) fn when(text: &str) -> String {
     match text.parse::<jiff::Timestamp>() {
@@ -20,6 +23,18 @@ pub(in crate::client) fn when(text: &str) -> String {
 /// Services and their versions, each a text.
 pub(super) fn services(services: &BTreeMap<String, Artifact>) -> Vec<String> {
     services.iter().map(|(name, it)| plain(&format!("{name} {}", it.version))).collect()
+}
+
+/// The same where there is little room: the first of them, and how many more there are.
+pub(super) fn few_services(all: &BTreeMap<String, Artifact>) -> Vec<String> {
+    let mut shown = services(all);
+    let more = shown.len().saturating_sub(SERVICES_SHOWN);
+    // The line that says how many more would be as long as one more.
+    if more > 1 {
+        shown.truncate(SERVICES_SHOWN);
+        shown.push(format!("and {more} more"));
+    }
+    shown
 }
 
 /// Whether the product is deployed anew or changed.
@@ -145,6 +160,17 @@ mod tests {
     fn a_name_for_a_state_hides_no_failure() {
         assert_eq!(state(Standing::Failed, Some("Unverified"), None), "Unverified (failed)");
         assert_eq!(state(Standing::Decided, None, Some(Verdict::AcceptedWithWarnings)), "accepted_with_warnings");
+    }
+
+    #[test]
+    fn many_services_are_counted() {
+        let of = |count: usize| -> BTreeMap<String, Artifact> {
+            let artifact = |at| Artifact { version: format!("{at}"), reference: None, digest: None };
+            (0..count).map(|at| (format!("s{at:03}"), artifact(at))).collect()
+        };
+        assert_eq!(few_services(&of(3)), ["s000 0", "s001 1", "s002 2"]);
+        assert_eq!(few_services(&of(4)), services(&of(4)));
+        assert_eq!(few_services(&of(200)), ["s000 0", "s001 1", "s002 2", "and 197 more"]);
     }
 
     #[test]

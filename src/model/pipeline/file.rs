@@ -22,15 +22,18 @@
 //! every mistake. What is read is bounded, so that a file whose aliases multiply costs nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_saphyr::{Location, Spanned};
 
 use super::{Kind, Pipeline, Promote, Reporters, Service, Stage, Step, Strategy};
 use crate::model::ids::{DeploymentId, NameError, Word};
 use crate::model::mistakes::{self, Found, Mistakes};
+use crate::model::text::acts;
 
 /// The most stages of a pipeline, and the most steps of a stage.
 pub const STAGES_MAX: usize = 32;
@@ -40,6 +43,9 @@ pub const SERVICES_MAX: usize = 200;
 const DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 /// The longest deadline and soak time.
 const TIME_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// Names under which a release tells of itself: the events of a step of such a name would be taken for those.
+const RESERVED: [&str; 4] = ["assigned", "configuration-change", "promote", "rollback"];
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawPipeline {
@@ -85,11 +91,38 @@ struct RawStep {
 }
 
 /// `subscribers`, or names.
-#[derive(Deserialize)]
-#[serde(untagged)]
 enum RawCheck {
     Word(String),
     Names(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for RawCheck {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = RawCheck;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("subscribers or a list of reporters")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<RawCheck, E> {
+                Ok(RawCheck::Word(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<RawCheck, A::Error> {
+                let mut names = Vec::new();
+                // Each is asked for as a text: `on` and `1` are names here, as they are in every other list of names.
+                while let Some(name) = list.next_element::<String>()? {
+                    names.push(name);
+                }
+                Ok(RawCheck::Names(names))
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
 }
 
 /// Reads a pipeline.
@@ -214,9 +247,7 @@ impl Reader {
         let name = self.name("stage", &raw.stage);
         let assign = raw.assign.as_ref().and_then(|text| self.name("assign", text));
         if let Some(shown) = &raw.shown_as
-            && (shown.value.trim().is_empty()
-                || shown.value.chars().count() > 64
-                || shown.value.chars().any(char::is_control))
+            && (shown.value.trim().is_empty() || shown.value.chars().count() > 64 || shown.value.chars().any(acts))
         {
             self.wrong(
                 shown.referenced,
@@ -251,6 +282,10 @@ impl Reader {
     fn step(&mut self, raw: &Spanned<RawStep>) -> Option<Step> {
         let (at, raw) = (raw.referenced, &raw.value);
         let name = self.name("name", &raw.name);
+        if RESERVED.contains(&raw.name.value.as_str()) {
+            let what = format!("name: {} is what a release tells of itself; a step needs another name", raw.name.value);
+            self.wrong(raw.name.referenced, what);
+        }
         let on_failure = raw.on_failure.as_ref().and_then(|text| self.name("on_failure", text));
         let kinds = [
             ("deploy", raw.deploy.is_some()),
@@ -484,6 +519,10 @@ stages:
             ("check: [glite, unicore]", "check: []", 18, "check names nobody"),
             ("check: [glite, unicore]", "check: [glite, glite]", 18, "check names glite twice"),
             ("check: subscribers", "check: everybody", 19, "check must be subscribers"),
+            ("check: subscribers", "check: 1", 19, "invalid type: integer `1`, expected subscribers or a list"),
+            ("name: tests", "name: rollback", 11, "name: rollback is what a release tells of itself"),
+            ("name: tests", "name: configuration-change", 11, "name: configuration-change is what"),
+            ("Rolling-out", "\"Rolling\\u202Eout\"", 13, "shown_as must have"),
             ("deadline: 3d", "deadline: soon", 18, "deadline must be a time"),
             ("soak: 24h", "soak: 0s", 21, "soak must be a time"),
             ("soak: 24h", "soak: 9999d", 21, "soak must be a time"),
@@ -509,6 +548,15 @@ stages:
             read(&GOOD.replace("foo-tests", "../x").replace("24h", "soon").replace("managers", "")).expect_err("three");
         let lines: Vec<_> = many.0.iter().map(|mistake| mistake.line).collect();
         assert_eq!(lines, [11, 20, 21], "{many}");
+    }
+
+    #[test]
+    fn a_reporter_may_have_a_name_that_looks_like_something_else() {
+        let pipeline = read(&GOOD.replace("[glite, unicore]", "[y, n, on, 1, 0x1F, 1e3]")).expect("a pipeline");
+        let Kind::Check { reporters: Reporters::Named(names), .. } = &pipeline.stages[1].steps[1].kind else {
+            panic!("a check")
+        };
+        assert_eq!(*names, ["y", "n", "on", "1", "0x1F", "1e3"].map(word).into());
     }
 
     #[test]

@@ -172,6 +172,14 @@ impl Strategy {
         }
     }
 
+    /// The share of traffic that is live after a turn, in percent; none: it goes in one.
+    pub fn share(&self, turn: usize) -> Option<u8> {
+        match self {
+            Self::Direct | Self::BlueGreen => None,
+            Self::Canary { shares, .. } => Some(shares.get(turn).copied().unwrap_or(100)),
+        }
+    }
+
     /// In how many turns it goes.
     pub fn turns(&self) -> usize {
         match self {

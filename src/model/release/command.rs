@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
+use super::rule::millis;
 use super::rule::{Told, told};
 use super::stages::{decide, send_on};
-use super::{Act, DeploymentState, Finding, Release, Report, StepRun, Verdict, Work};
+use super::{Act, DeploymentState, Finding, Release, Report, StepRun, Verdict, Visit, Work};
 use crate::model::ids::{ReleaseId, Word};
 use crate::model::pipeline::{Kind, Pipeline};
 
@@ -198,7 +199,7 @@ pub fn apply(pipeline: &Pipeline, release: &mut Release, command: Command) -> Re
         Command::Supersede { by, stage } => return supersede(release, *by, stage),
         Command::Suspend { why, at_ms } => return Ok(suspend(release, why, *at_ms)),
         Command::Lift { act } if release.hold.is_some() || release.suspended.is_some() => {
-            return Ok(lift(release, act));
+            return Ok(lift(pipeline, release, act));
         }
         // Whoever has not heard that it arrived says it again, when the release has long gone on because of it.
         Command::Report { reporter, stage, step, report }
@@ -412,11 +413,11 @@ fn retry(pipeline: &Pipeline, release: &mut Release, act: Act) -> Result<Vec<Tol
     Ok(events)
 }
 
-/// Whoever it was given to because it failed has said what is to be done: it is its stage's again.
+/// Whoever it was given to because it failed has said what is to be done: it is its stage's again, or nobody's if that assigns it to nobody.
 fn give_back(pipeline: &Pipeline, release: &mut Release, stage: &Word) -> Option<Told> {
     let (_, of_stage) = pipeline.stage(stage)?;
-    let group = of_stage.assign.clone().filter(|group| release.assigned.as_ref() != Some(group))?;
-    release.assigned = Some(group.clone());
+    let before = std::mem::replace(&mut release.assigned, of_stage.assign.clone());
+    let group = of_stage.assign.clone().filter(|group| before.as_ref() != Some(group))?;
     Some(told("assigned", json!({"stage": stage, "group": group}), [group]))
 }
 
@@ -470,9 +471,8 @@ fn bypass(pipeline: &Pipeline, release: &mut Release, act: Act) -> Result<Vec<To
     Ok([finished].into_iter().chain(give_back(pipeline, release, &stage)).collect())
 }
 
-fn roll_back(release: &mut Release, act: Act) -> Result<Vec<Told>, Refused> {
-    unheld(release)?;
-    let Some(visit) = release.visits.last_mut() else { return Err(Refused::NothingDeployed) };
+/// The step of a stage whose deployment a roll-back would undo.
+fn deployed(visit: &Visit) -> Option<usize> {
     // A later one that waits for locks has not replaced anything yet.
     let begun = |step: &StepRun| match &step.work {
         Work::Deploy { turn, services, .. } => {
@@ -480,16 +480,39 @@ fn roll_back(release: &mut Release, act: Act) -> Result<Vec<Told>, Refused> {
         }
         _ => false,
     };
-    let Some(at) = visit.steps.iter().rposition(begun) else { return Err(Refused::NothingDeployed) };
+    let at = visit.steps.iter().rposition(begun)?;
+    match &visit.steps[at].work {
+        Work::Deploy { services, .. } if services.values().any(|it| it.state != DeploymentState::Undone) => Some(at),
+        _ => None,
+    }
+}
+
+impl Release {
+    /// Whether there is something in its stage that a roll-back would undo. After one, that is what could not be put back: it may be tried
+    /// again while automation is held, because lifting that hands the stage to the next release.
+    pub(super) fn can_be_rolled_back(&self) -> bool {
+        let Some(visit) = self.visit() else { return false };
+        let Some(at) = deployed(visit) else { return false };
+        let not_undone = |step: &StepRun| match &step.work {
+            Work::Deploy { services, .. } => services.values().any(|it| it.state == DeploymentState::NotUndone),
+            _ => false,
+        };
+        self.hold.is_none() || (visit.steps[at].result.is_some() && not_undone(&visit.steps[at]))
+    }
+}
+
+fn roll_back(release: &mut Release, act: Act) -> Result<Vec<Told>, Refused> {
+    if release.suspended.is_some() || !release.can_be_rolled_back() {
+        unheld(release)?;
+    }
+    let Some(visit) = release.visits.last_mut() else { return Err(Refused::NothingDeployed) };
+    let Some(at) = deployed(visit) else { return Err(Refused::NothingDeployed) };
     if visit.steps[at + 1..].iter().any(|step| !step.busy_jobs().is_empty()) {
         return Err(Refused::JobsRun);
     }
     let Work::Deploy { undoing, services, .. } = &mut visit.steps[at].work else {
         return Err(Refused::NothingDeployed);
     };
-    if services.values().all(|it| it.state == DeploymentState::Undone) {
-        return Err(Refused::NothingDeployed);
-    }
     *undoing = true;
     // What could not be put back before is tried once more.
     for it in services.values_mut().filter(|it| it.state == DeploymentState::NotUndone) {
@@ -508,13 +531,21 @@ fn roll_back(release: &mut Release, act: Act) -> Result<Vec<Told>, Refused> {
     let to: BTreeSet<Word> = release.assigned.iter().cloned().chain([release.by.clone()]).collect();
     let more = json!({"stage": stage, "step": visit.steps[at].name, "by": act.by, "reason": act.reason});
     release.entering = None;
-    release.hold = Some((stage, act));
+    // Who held it first holds it still.
+    release.hold.get_or_insert((stage, act));
     Ok(vec![told("rollback.triggered", more, to)])
 }
 
-fn lift(release: &mut Release, act: &Act) -> Vec<Told> {
+fn lift(pipeline: &Pipeline, release: &mut Release, act: &Act) -> Vec<Told> {
     let held = release.hold.take().map(|(stage, _)| stage);
-    release.suspended = None;
+    if release.suspended.take().is_some()
+        && let Some((stage, at, step)) = current(release).filter(|(_, _, step)| step.is_open())
+        && let Work::Check { deadline_ms, .. } = &mut step.work
+        && let Some(Kind::Check { deadline, .. }) =
+            pipeline.stage(&stage).and_then(|(_, stage)| stage.steps.get(at)).map(|step| &step.kind)
+    {
+        *deadline_ms = Some(act.at_ms.saturating_add(millis(*deadline)));
+    }
     vec![told("lifted", json!({"stage": held, "by": act.by, "reason": act.reason}), [])]
 }
 
@@ -538,5 +569,11 @@ fn suspend(release: &mut Release, why: &str, at_ms: u64) -> Vec<Told> {
     let to: Vec<Word> = release.assigned.iter().cloned().chain([release.by.clone()]).collect();
     let more = json!({"reason": why, "at_ms": at_ms});
     release.suspended = Some(why.to_owned());
+    // No reporter is late because of it: lifting it gives them their full time anew.
+    if let Some((_, _, step)) = current(release).filter(|(_, _, step)| step.is_open())
+        && let Work::Check { deadline_ms, .. } = &mut step.work
+    {
+        *deadline_ms = None;
+    }
     vec![told("suspended", more, to)]
 }

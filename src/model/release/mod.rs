@@ -38,6 +38,7 @@ use serde_json::{Map, Value};
 use super::ids::{DeploymentId, Inventory, JobId, ReleaseId, Word};
 use super::job::Outcome;
 use super::pipeline::{self, Pipeline};
+use super::text::acts;
 pub use fault::{Fault, fault};
 pub use standing::Standing;
 pub use words::{Finding, Kind, Verdict};
@@ -74,7 +75,7 @@ impl Artifact {
     /// What is wrong with it.
     pub fn fault(&self) -> Option<&'static str> {
         let good = |text: &str| {
-            (1..=ARTIFACT_MAX).contains(&text.len()) && !text.chars().any(|c| c.is_control() || c.is_whitespace())
+            (1..=ARTIFACT_MAX).contains(&text.len()) && !text.chars().any(|c| acts(c) || c.is_whitespace())
         };
         let optional = |text: &Option<String>| text.as_deref().is_none_or(good);
         let all = good(&self.version) && optional(&self.reference) && optional(&self.digest);
@@ -246,7 +247,7 @@ pub enum Work {
         turn: usize,
         /// Whether what was deployed is being undone.
         undoing: bool,
-        /// Not to go on before.
+        /// The next share of a canary is not to be deployed before; the one that is live is `turn`'s until then.
         not_before_ms: Option<u64>,
         /// Each service.
         services: BTreeMap<Word, Deployment>,
@@ -393,7 +394,7 @@ impl StepRun {
     pub fn is_deploying(&self) -> bool {
         match &self.work {
             Work::Deploy { turn, services, undoing, .. } => {
-                // Before the next share of a canary all are pending, and the share before it is there.
+                // When the next share of a canary waits for locks all are pending, and the share before it is there.
                 let begun = *turn > 0 || services.values().any(|it| it.state != DeploymentState::Pending);
                 services.values().any(|service| service.state.is_busy())
                     || (self.result.is_none() && (*undoing || begun))
@@ -401,6 +402,12 @@ impl StepRun {
             Work::Run { job } => job.is_some(),
             Work::Check { .. } | Work::Approval { .. } | Work::Soak { .. } => false,
         }
+    }
+
+    /// Whether it is a canary between two shares: one is live, and the time of the next has not come.
+    pub fn is_pausing(&self) -> bool {
+        let pausing = matches!(&self.work, Work::Deploy { undoing: false, not_before_ms: Some(_), .. });
+        pausing && self.result.is_none() && self.busy_jobs().is_empty()
     }
 
     /// Jobs that are at it.

@@ -126,8 +126,9 @@ impl Rule<'_> {
     }
 
     fn assign(&mut self, release: &mut Release, group: Option<&Word>) {
-        if let Some(group) = group.filter(|group| release.assigned.as_ref() != Some(group)) {
-            release.assigned = Some(group.clone());
+        // Where no group is named it belongs to nobody: a group has it while it is in that group's stage.
+        let before = std::mem::replace(&mut release.assigned, group.cloned());
+        if let Some(group) = group.filter(|group| before.as_ref() != Some(group)) {
             let more = json!({"stage": release.visit().map(|visit| &visit.stage), "group": group});
             self.change.told.push(told("assigned", more, [group.clone()]));
         }

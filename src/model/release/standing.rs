@@ -92,7 +92,16 @@ impl Release {
         match self.standing(pipeline) {
             Standing::Decided | Standing::Superseded => nobody("nothing"),
             Standing::Suspended => ("lift".into(), assigned()),
-            Standing::Failed | Standing::RolledBack => ("retry, bypass, rollback or reject".into(), assigned()),
+            Standing::RolledBack if self.can_be_rolled_back() => ("rollback, lift or reject".into(), assigned()),
+            Standing::RolledBack => ("lift or reject".into(), assigned()),
+            Standing::Failed => {
+                // Nothing is named that would be refused.
+                let passable = visit.current().and_then(|at| visit.steps.get(at));
+                let passable = passable.is_some_and(|step| !matches!(step.work, Work::Deploy { .. }));
+                let words = ["retry"].into_iter().chain(passable.then_some("bypass"));
+                let words: Vec<&str> = words.chain(self.can_be_rolled_back().then_some("rollback")).collect();
+                (format!("{} or reject", words.join(", ")), assigned())
+            }
             Standing::Ready => match self.held_by {
                 Some(holder) => (
                     format!("promotion, or lift of release {holder}, which holds automation in the next stage"),
@@ -111,6 +120,14 @@ impl Release {
                 match (&step.work, &step.blocked) {
                     (_, Some(blocked)) => nobody(&blocked.to_string()),
                     (Work::Deploy { undoing: true, .. }, None) => nobody("its services to be put back"),
+                    (Work::Deploy { turn, .. }, None) if step.is_pausing() => {
+                        let live = kind.and_then(|step| match &step.kind {
+                            pipeline::Kind::Deploy { strategy } => strategy.share(*turn),
+                            _ => None,
+                        });
+                        let live = live.map(|share| format!(" ({share} % is live)")).unwrap_or_default();
+                        nobody(&format!("the time of the next share{live}"))
+                    }
                     (Work::Deploy { .. } | Work::Run { .. }, None) => nobody("its jobs"),
                     (Work::Check { reporters, .. }, None) => {
                         let silent = reporters.iter().filter(|(_, report)| report.is_none());

@@ -51,9 +51,6 @@ impl Rule<'_> {
                     return None;
                 }
             } else if !pending.is_empty() {
-                if not_before_ms.is_some_and(|not_before| not_before > self.facts.now_ms) {
-                    return None;
-                }
                 let begun = *turn > 0;
                 if blocked(step, self.facts.blocked.as_ref()) {
                     return None;
@@ -74,11 +71,24 @@ impl Rule<'_> {
                     }
                 }
             } else if *turn + 1 < strategy.turns() {
-                *turn += 1;
-                services.values_mut().for_each(|it| it.state = DeploymentState::Pending);
-                if let Strategy::Canary { pause, .. } = strategy {
-                    *not_before_ms = Some(self.facts.now_ms.saturating_add(millis(*pause)));
+                let pause = match strategy {
+                    Strategy::Canary { pause, .. } => millis(*pause),
+                    Strategy::Direct | Strategy::BlueGreen => 0,
+                };
+                // Services are what they are until the next share begins: deployed.
+                let next_ms = not_before_ms.unwrap_or_else(|| {
+                    let next_ms = self.facts.now_ms.saturating_add(pause);
+                    let more = json!({"stage": visit.stage, "step": step.name, "kind": "deploy", "share": strategy.share(*turn), "next_ms": next_ms});
+                    self.change.told.push(told(format!("{}.shared", step.name), more, []));
+                    next_ms
+                });
+                *not_before_ms = Some(next_ms);
+                if next_ms > self.facts.now_ms {
+                    return None;
                 }
+                *turn += 1;
+                *not_before_ms = None;
+                services.values_mut().for_each(|it| it.state = DeploymentState::Pending);
             } else {
                 return Some((Finding::Pass, None));
             }

@@ -105,12 +105,19 @@ fn a_canary_goes_share_by_share_and_is_a_deployment_under_way_in_between() {
     play.all_good();
     assert_eq!((play.running.len(), play.there("da"), play.result("d")), (0, Some("1"), None));
     assert!(play.release.is_deploying());
+    // In between, services are what they are, and nobody is told that jobs run.
+    assert_eq!((play.states("d").as_str(), play.standing()), ("deployed deployed deployed", Standing::Working));
+    assert!(play.step("d").is_pausing());
+    assert_eq!(play.release.waits_for(&play.pipeline).0, "the time of the next share (10 % is live)");
+    let shared = &play.last_told("d.shared").data;
+    assert_eq!((&shared["share"], &shared["next_ms"]), (&json!(10), &json!(NOW + 600_000)));
     let by = release_id(200);
     assert_eq!(play.refused(Command::Supersede { by, stage: word("s") }), Refused::Deploying);
     assert_eq!(due_ms(&play.release, NOW), Some(NOW + 600_000));
     play.wait(599_999);
     assert_eq!(play.running.len(), 0);
     play.wait(1);
+    assert!(!play.step("d").is_pausing());
     assert_eq!(play.vars("db")["share"], 50);
     // What was there before is what the first share found.
     let mut play = play.with_before(&["dc"]);
@@ -119,7 +126,7 @@ fn a_canary_goes_share_by_share_and_is_a_deployment_under_way_in_between() {
     assert_eq!(play.vars("dc")["previous"], Value::Null);
     play.all_good();
     assert_eq!((play.result("d"), play.there("dc")), (Some(Finding::Pass), Some("2")));
-    assert_eq!(play.heard(), "d.finished configuration-change.finished");
+    assert_eq!(play.heard(), "d.shared d.shared d.finished configuration-change.finished");
 }
 
 #[test]
@@ -273,10 +280,44 @@ fn a_rollback_that_fails_says_so_and_can_be_tried_again() {
     play.all_good().says(|act| Command::RollBack { act }).good("da").bad("db").good("dc");
     assert_eq!(play.states("d"), "undone not_undone undone");
     assert_eq!(play.last_told("rollback.finished").data["result"], "fail");
-    play.says(|act| Command::Lift { act }).says(|act| Command::RollBack { act });
-    assert_eq!(play.running_apps(), ["db"]);
+    assert_eq!(play.release.waits_for(&play.pipeline).0, "rollback, lift or reject");
+    let mut lifted = play.clone();
+    lifted.says(|act| Command::Lift { act });
+    assert_eq!(lifted.release.waits_for(&play.pipeline).0, "retry, rollback or reject");
+    lifted.says(|act| Command::RollBack { act });
+    assert_eq!(lifted.running_apps(), ["db"]);
+    // Nothing is handed to the next release for that: the hold stays, and is whose it was.
+    let hold = play.release.hold.clone();
+    play.heard();
+    play.may(Command::RollBack { act: play.act("bert") });
+    assert_eq!((play.running_apps(), &play.release.hold), (vec!["db".to_owned()], &hold));
+    assert!(matches!(play.may_not(|act| Command::RollBack { act }), Refused::Held(_)), "it is being tried");
     play.all_good();
-    assert_eq!(play.states("d"), "undone undone undone");
+    assert_eq!((play.states("d").as_str(), play.standing()), ("undone undone undone", Standing::RolledBack));
+    assert_eq!(play.heard(), "rollback.triggered d.undoing d.finished rollback.finished");
+    assert_eq!(play.last_told("rollback.finished").data["result"], "pass");
+    assert_eq!(play.release.waits_for(&play.pipeline).0, "lift or reject");
+    assert!(matches!(play.may_not(|act| Command::RollBack { act }), Refused::Held(_)), "all is undone");
+}
+
+#[test]
+fn nothing_is_named_that_would_be_refused() {
+    for (steps, broken, words) in [
+        (DIRECT, "da", "retry or reject"),
+        ("{name: t, run: tests}, {name: d, deploy: direct}", "tests", "retry, bypass or reject"),
+        (TESTED, "tests", "retry, bypass, rollback or reject"),
+    ] {
+        let mut play = bracket(steps);
+        if steps == TESTED {
+            play.all_good();
+        }
+        play.bad(broken).all_good().all_good();
+        assert_eq!((play.standing(), play.release.waits_for(&play.pipeline).0.as_str()), (Standing::Failed, words));
+        let may = |command: Command| play.clone().command(command).is_ok();
+        assert!(may(Command::Retry { act: play.act("olga") }) && may(Command::Reject { act: play.act("olga") }));
+        assert_eq!(may(Command::Bypass { act: play.act("olga") }), words.contains("bypass"), "{words}");
+        assert_eq!(may(Command::RollBack { act: play.act("olga") }), words.contains("rollback"), "{words}");
+    }
 }
 
 #[test]

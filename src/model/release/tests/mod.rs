@@ -34,6 +34,18 @@ fn artifact(version: &str) -> Artifact {
     Artifact { version: version.into(), reference: None, digest: None }
 }
 
+#[test]
+fn an_artifact_is_named_by_what_everybody_sees() {
+    for good in ["1", "0.22.3.rc", "v1-é", "registry.example.org/web:1@sha256:00"] {
+        assert_eq!(artifact(good).fault(), None, "{good}");
+    }
+    for bad in ["", "1 2", "1\n", "\u{1b}[2J", "1.0\u{202e}cr", "1\u{200b}", "\u{feff}1"] {
+        assert!(artifact(bad).fault().is_some(), "{bad:?}");
+        let reference = Artifact { reference: Some(bad.into()), ..artifact("1") };
+        assert!(reference.fault().is_some(), "{bad:?}");
+    }
+}
+
 /// An executor, and all that it knows.
 #[derive(Clone)]
 struct Play {

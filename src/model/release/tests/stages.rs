@@ -217,6 +217,32 @@ fn a_suspended_release_stands_still_until_somebody_lifts_that() {
 }
 
 #[test]
+fn an_assignment_ends_with_its_stage_or_the_failure_that_it_was_for() {
+    let text = "{pipeline: p, product: p, services: {a: {}}, stages: [\
+        {stage: s, assign: ops, promote: auto, steps: [{name: t, run: tests, on_failure: devs}]}, \
+        {stage: u, promote: manual, steps: [{name: t, run: tests, on_failure: devs}, {name: v, run: tests}]}]}";
+    let mut play = Play::new(text, &["a"], None);
+    let whose = |play: &Play| play.release.assigned.as_ref().map(ToString::to_string);
+    let [ops, devs] = ["ops", "devs"].map(|group| Some(group.to_owned()));
+    assert_eq!(whose(&play), ops);
+    play.bad("tests");
+    assert_eq!(whose(&play), devs);
+    play.says(|act| Command::Retry { act });
+    assert_eq!(whose(&play), ops);
+    play.good("tests");
+    assert_eq!((whose(&play), play.release.visits.len()), (None, 2), "the second stage names nobody");
+    for step in ["retried", "passed over"] {
+        play.bad("tests");
+        assert_eq!(whose(&play), devs);
+        match step {
+            "retried" => play.says(|act| Command::Retry { act }),
+            _ => play.says(|act| Command::Bypass { act }),
+        };
+        assert_eq!(whose(&play), None, "{step}");
+    }
+}
+
+#[test]
 fn a_report_is_about_one_stage() {
     let mut play = by_hand();
     let at = |play: &Play, stage: &str| match play.report("x", Finding::Pass) {

@@ -162,6 +162,23 @@ fn silence_is_inconclusive_at_the_deadline_and_a_later_report_too_late() {
 }
 
 #[test]
+fn no_reporter_is_late_because_the_release_was_suspended() {
+    let mut play = steps(CHECK);
+    play.may(Command::Suspend { why: "doubts".into(), at_ms: NOW }).wait(2 * HOUR);
+    assert_eq!(play.result("c"), None);
+    play.reports("x", Finding::Pass);
+    play.says(|act| Command::Lift { act });
+    assert_eq!((play.result("c"), due_ms(&play.release, NOW)), (None, Some(NOW + 3 * HOUR)), "its full time anew");
+    play.wait(HOUR - 1).reports("v", Finding::Pass);
+    assert_eq!(play.result("c"), Some(Finding::Pass));
+
+    // A hold that is lifted gives nobody more time.
+    let mut play = steps("{name: d, deploy: direct}, {name: c, check: [x], deadline: 1h}");
+    play.all_good().says(|act| Command::RollBack { act }).all_good().says(|act| Command::Lift { act });
+    assert_eq!(due_ms(&play.release, NOW), None);
+}
+
+#[test]
 fn a_check_that_nobody_is_asked_for_is_inconclusive_and_the_set_stays_as_it_was_on_entering() {
     let mut play = steps("{name: first, check: [x]}, {name: c, check: subscribers}");
     play.facts.subscribers = BTreeSet::from([word("z")]);
