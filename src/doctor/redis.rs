@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const OLDEST: u32 = 7;
 
 /// Every command that the store uses, in scripts or not.
-const COMMANDS: [&str; 54] = [
+const COMMANDS: [&str; 56] = [
     "append",
     "del",
     "eval",
@@ -45,12 +45,14 @@ const COMMANDS: [&str; 54] = [
     "lrem",
     "lset",
     "mget",
+    "persist",
     "pexpire",
     "ping",
     "pttl",
     "publish",
     "rpush",
     "sadd",
+    "scard",
     "script load",
     "set",
     "setrange",

@@ -173,6 +173,6 @@ mod tests {
             assert!(text.contains("\n-- Invariant"), "{path:?}");
             assert!(!step || text.contains("\n-- replies  "), "{path:?}");
         }
-        assert_eq!(super::all().len(), 33);
+        assert_eq!(super::all().len(), 35);
     }
 }

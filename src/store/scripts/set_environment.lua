@@ -3,6 +3,8 @@
 -- arg 1 its name, 2 the registration as JSON, 3 the file as it was written, 4 who
 -- replies  NEW | OK      registered, changed
 --          MANY count    there are so many that no further one is taken
+--
+-- Invariant: what is deployed, the vault, the orders' numbers and who holds the environment are the orders' to change, and stay.
 
 local name = arg(1)
 local there = redis.call('SISMEMBER', key('environments'), name) == 1
