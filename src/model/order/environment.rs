@@ -86,6 +86,12 @@ impl Mode {
     pub fn host(&self, name: &Word) -> Option<&Host> {
         self.hosts.iter().find(|host| host.name == *name)
     }
+
+    /// The proxy's host, its address, and the port.
+    pub(super) fn proxy_at(&self) -> Option<(Word, String, u16)> {
+        let host = self.host(&self.proxy.host)?;
+        Some((host.name.clone(), host.address.clone(), self.proxy.port))
+    }
 }
 
 /// An environment.
@@ -186,10 +192,9 @@ fn mode(raw: &RawMode, found: &mut Found) -> Option<Mode> {
         found.wrong(given.referenced, "ports must be two ports from 1024, the lower one first".into());
     }
     let port = raw.proxy.value.port.as_ref().map_or(8080, |port| port.value);
-    if let Some(given) = &raw.proxy.value.port
-        && (port == 0 || (ports.0..=ports.1).contains(&port))
-    {
-        found.wrong(given.referenced, "port must not be 0, nor one of those that services may have".into());
+    if port == 0 || (ports.0..=ports.1).contains(&port) {
+        let at = raw.proxy.value.port.as_ref().map_or(raw.proxy.referenced, |port| port.referenced);
+        found.wrong(at, "port must not be 0, nor one of those that services may have".into());
     }
     let (many, long) = VARIABLES_MAX;
     if raw.variables.len() > many {

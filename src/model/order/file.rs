@@ -352,9 +352,10 @@ fn url_fault(text: &str) -> Option<&'static str> {
         return Some("must begin with https://, http://, ssh://, git:// or file:///");
     };
     let rest = &text[scheme.len()..];
-    let odd = |c: char| c.is_control() || c.is_whitespace() || matches!(c, '"' | '\'' | '\\' | '<' | '>' | '`');
+    let odd =
+        |c: char| c.is_control() || c.is_whitespace() || matches!(c, '"' | '\'' | '\\' | '<' | '>' | '`' | '?' | '#');
     if rest.is_empty() || rest.starts_with('-') || text.len() > 1024 || text.contains(odd) {
-        return Some("must be an address of at most 1024 characters, without blanks, quotes and backslashes");
+        return Some("must be an address of at most 1024 characters, without blanks, quotes, backslashes, '?' and '#'");
     }
     let authority = rest.split('/').next().unwrap_or_default();
     // A password would stand in Redis, in plans and in answers.

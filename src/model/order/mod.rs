@@ -241,6 +241,12 @@ pub struct Deployed {
     pub domains: BTreeSet<String>,
     /// and routes.
     pub routes: BTreeSet<Route>,
+    /// Whether it may have been told something else: a job that was at it did not succeed.
+    #[serde(default)]
+    pub routes_doubtful: bool,
+    /// Which proxy that is: its host, the address, and the port.
+    #[serde(default)]
+    pub proxy: Option<(Word, String, u16)>,
 }
 
 /// The five tasks, in their order.

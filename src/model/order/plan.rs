@@ -165,7 +165,13 @@ pub fn gone(spec: &Spec, deployed: &Deployed) -> BTreeSet<Word> {
 pub fn domains(spec: &Spec, deployed: &Deployed) -> BTreeSet<String> {
     match spec.action {
         Action::Update => spec.groups.values().flatten().cloned().collect(),
-        Action::Remove => ways(spec, deployed).into_iter().map(|(domain, _, _)| domain).collect(),
+        Action::Remove if spec.removed.is_empty() => BTreeSet::new(),
+        Action::Remove => {
+            let left: BTreeSet<String> = ways(spec, deployed).into_iter().map(|(domain, _, _)| domain).collect();
+            // One that led to nothing before is not this order's to drop.
+            let led: BTreeSet<&String> = deployed.routes.iter().map(|route| &route.domain).collect();
+            deployed.domains.iter().filter(|domain| left.contains(*domain) || !led.contains(domain)).cloned().collect()
+        }
     }
 }
 
@@ -223,6 +229,18 @@ pub fn running(
     })
 }
 
+/// A service keeps its host. A machine that has taken another's name has nothing of it.
+fn stay(placed: &mut Placed, memory: u32, mode: &Mode) {
+    placed.memory = memory;
+    placed.left_on.remove(&placed.host);
+    let address = mode.host(&placed.host).map(|host| &host.address);
+    let moved = placed.running.as_ref().is_some_and(|runs| runs.host == placed.host && Some(&runs.address) != address);
+    if moved {
+        placed.port = None;
+        placed.secrets = None;
+    }
+}
+
 /// Gives every service of the order a host; one that changes its host loses its port. Returns what has no room, in words.
 pub fn place(spec: &Spec, mode: &Mode, deployed: &mut Deployed) -> Vec<String> {
     let mut free: BTreeMap<&Word, i64> = mode.hosts.iter().map(|host| (&host.name, i64::from(host.memory))).collect();
@@ -241,7 +259,7 @@ pub fn place(spec: &Spec, mode: &Mode, deployed: &mut Deployed) -> Vec<String> {
             Some(room) if *room >= i64::from(service.memory) => {
                 *room -= i64::from(service.memory);
                 if let Some(placed) = deployed.services.get_mut(id) {
-                    placed.memory = service.memory;
+                    stay(placed, service.memory, mode);
                 }
             }
             Some(_) | None => homeless.push((id, service.memory)),
@@ -274,6 +292,11 @@ pub fn place(spec: &Spec, mode: &Mode, deployed: &mut Deployed) -> Vec<String> {
         };
         match deployed.services.get_mut(id) {
             Some(before) => {
+                // What it was given there lies there still, also if it never ran there.
+                if before.host != host.name && (before.port.is_some() || before.secrets.is_some() || before.doubtful) {
+                    before.left_on.insert(before.host.clone());
+                }
+                before.left_on.remove(&host.name);
                 *before = Placed {
                     running: before.running.take(),
                     left_on: std::mem::take(&mut before.left_on),

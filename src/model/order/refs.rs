@@ -34,8 +34,9 @@ impl Refs {
             Some(revision) => {
                 // What a tag that says more than a name points to has `^{}` behind it.
                 let names = ["refs/heads/", "refs/tags/"];
-                let peeled = names.iter().find_map(|kind| of(format!("{kind}{revision}^{{}}")));
-                peeled.or_else(|| names.iter().find_map(|kind| of(format!("{kind}{revision}"))))
+                names
+                    .iter()
+                    .find_map(|kind| of(format!("{kind}{revision}^{{}}")).or_else(|| of(format!("{kind}{revision}"))))
             }
         }
     }

@@ -31,6 +31,8 @@ use crate::model::release::rule::Ended;
 
 /// An order whose jobs run is looked at so often even if nobody says that they have ended, in milliseconds.
 const LOOK_AGAIN_MS: u64 = 30_000;
+/// The jobs of so many attempts are kept in the order.
+const ATTEMPTS_MAX: u32 = 5;
 /// As much is kept of what a job says of its failure, in bytes.
 const TROUBLE_MAX: usize = 1024;
 
@@ -151,9 +153,10 @@ pub fn retry(order: &mut Order, newest: u64, by: &Word, reason: &str) -> Result<
     if newest > order.id.number {
         return Err(Refused::Newer(newest));
     }
-    let undone = order.tasks.iter().position(|task| task.state != TaskState::Done).unwrap_or(order.tasks.len());
-    for task in order.tasks.iter_mut().skip(undone) {
+    // A task that has nothing to do costs no job; which have, the environment may have changed meanwhile.
+    for task in &mut order.tasks {
         task.state = TaskState::Waiting;
+        task.runs.retain(|run| run.attempt + ATTEMPTS_MAX > order.attempt);
     }
     order.state = State::Queued;
     order.reason = None;
@@ -238,6 +241,7 @@ impl Rule<'_> {
         let good = ended.outcome == Outcome::Succeeded;
         match (task, run.operation, &run.service) {
             (Task::Domains, _, _) if good => {
+                deployed.proxy = order.place.as_ref().and_then(Mode::proxy_at);
                 deployed.domains.extend(domains(&order.spec, deployed));
                 for id in order.spec.services.keys() {
                     let commit = text_of(&ended.outputs, "commits", id);
@@ -287,7 +291,20 @@ impl Rule<'_> {
                     forget(order, deployed, id, host);
                 }
             }
+            (Task::Routes, Operation::Remove, Some(id)) => {
+                // It may have got as far as that: what was there is not relied on any more.
+                if let Some(placed) = deployed.services.get_mut(id) {
+                    let runs = placed.running.as_ref().map(|runs| &runs.host);
+                    if run.host.as_ref() == Some(&placed.host) || (run.host.is_some() && run.host.as_ref() == runs) {
+                        placed.doubtful = true;
+                        placed.secrets = None;
+                        placed.port = None;
+                    }
+                }
+            }
             (Task::Routes, Operation::Configure, _) if good => {
+                deployed.routes_doubtful = false;
+                deployed.proxy = order.place.as_ref().and_then(Mode::proxy_at);
                 deployed.routes = routes(&order.spec, deployed);
                 deployed.domains = domains(&order.spec, deployed);
             }
@@ -390,6 +407,11 @@ impl Rule<'_> {
         };
         let (state, failure) = match step {
             Step::Waits => return false,
+            // A newer one has come, and services were left out because of it: that is not done.
+            Step::Done(_) if newer && task == Task::Services => {
+                order.tasks[at].state = TaskState::Waiting;
+                return self.superseded(order);
+            }
             Step::Done(true) => (TaskState::Done, None),
             Step::Done(false) => (TaskState::Failed, None),
             Step::Failed(why) => (TaskState::Failed, Some(why)),
@@ -402,8 +424,6 @@ impl Rule<'_> {
         );
         match failure {
             Some(why) => self.end(order, State::Failed, Some(format!("task {}: {why}", task.word()))),
-            // A newer one has come, and services were left out because of it.
-            None if newer && task == Task::Services => self.superseded(order),
             None => true,
         }
     }
@@ -478,7 +498,7 @@ impl Rule<'_> {
     fn domains(&mut self, order: &mut Order, mode: &Mode, deployed: &Deployed, at: usize) -> Step {
         let wanted = domains(&order.spec, deployed);
         let known = order.spec.services.keys().all(|id| order.commits.contains_key(id));
-        let needed = !known || !wanted.is_subset(&deployed.domains);
+        let needed = !known || !wanted.is_subset(&deployed.domains) || deployed.proxy != mode.proxy_at();
         let vars = vars::domains(order, mode, &wanted);
         self.one(order, at, needed, |_| (vars, BTreeMap::new()))
     }
@@ -490,7 +510,7 @@ impl Rule<'_> {
         self.one(order, at, needed, |_| (vars, BTreeMap::new()))
     }
 
-    fn variables(&mut self, order: &mut Order, mode: &Mode, deployed: &Deployed, at: usize) -> Step {
+    fn variables(&mut self, order: &mut Order, mode: &Mode, deployed: &mut Deployed, at: usize) -> Step {
         let lacking = order.spec.services.iter().filter_map(|(id, service)| {
             let placed = deployed.services.get(id)?;
             (placed.secrets.as_ref() != Some(&service.variables)).then(|| (id.clone(), placed.host.clone()))
@@ -504,6 +524,12 @@ impl Rule<'_> {
         self.one(order, at, !lacking.is_empty(), |rule| {
             let missing = values.values().flatten().filter(|name| !rule.facts.vault.contains(*name)).cloned();
             rule.change.generate.extend(missing);
+            // Until the job has succeeded, nobody knows which lie there.
+            for id in lacking.keys() {
+                if let Some(placed) = deployed.services.get_mut(id) {
+                    placed.secrets = None;
+                }
+            }
             (vars, values)
         })
     }
@@ -519,8 +545,12 @@ impl Rule<'_> {
             if newer || self.busy(order, at) >= self.facts.parallel.max(1) {
                 break;
             }
-            let Some(wanted) = wanted(order, deployed, &id) else { continue };
             let Some(placed) = deployed.services.get(&id) else { continue };
+            let ready =
+                wanted(order, deployed, &id).filter(|wanted| placed.secrets.as_ref() == Some(&wanted.variables));
+            let Some(wanted) = ready else {
+                return Step::Failed(format!("service {id} has no port or not its variables; try the order again"));
+            };
             let same = placed.running.as_ref().is_some_and(|runs| differences(runs, &wanted).is_empty());
             if of_attempt(order, &id) || (same && !placed.doubtful) {
                 continue;
@@ -537,9 +567,14 @@ impl Rule<'_> {
 
     fn routes(&mut self, order: &mut Order, mode: &Mode, deployed: &mut Deployed, at: usize) -> Step {
         let wanted = domains(&order.spec, deployed);
-        let needed = routes(&order.spec, deployed) != deployed.routes || wanted != deployed.domains;
+        let differs = routes(&order.spec, deployed) != deployed.routes || wanted != deployed.domains;
+        let needed = differs || deployed.routes_doubtful || deployed.proxy != mode.proxy_at();
         let vars = vars::routes(order, mode, deployed, &wanted);
-        match self.one(order, at, needed, |_| (vars, BTreeMap::new())) {
+        let launched = self.one(order, at, needed, |_| {
+            deployed.routes_doubtful = true;
+            (vars, BTreeMap::new())
+        });
+        match launched {
             Step::Done(true) => {}
             step => return step,
         }
@@ -627,20 +662,18 @@ fn forget(order: &Order, deployed: &mut Deployed, id: &Word, host: &Word) {
         return;
     }
     placed.running = placed.running.take().filter(|runs| runs.host != *host);
-    let elsewhere = placed.running.as_ref().map(|runs| runs.host.clone());
-    match elsewhere {
-        Some(other) if placed.host == *host => placed.host = other,
-        Some(_) => {}
-        None if placed.host == *host && placed.left_on.is_empty() => {
-            deployed.services.remove(id);
+    if placed.host != *host {
+        return;
+    }
+    // It has a place on another host as well, or lies there: with a port and variables of that place, which nobody has noted.
+    match placed.running.as_ref().map(|runs| &runs.host).or(placed.left_on.iter().next()).cloned() {
+        Some(other) => {
+            placed.host = other;
+            placed.port = None;
+            placed.secrets = None;
         }
-        // It has a place on another host as well, or lies there.
         None => {
-            if placed.host == *host
-                && let Some(other) = placed.left_on.iter().next()
-            {
-                placed.host = other.clone();
-            }
+            deployed.services.remove(id);
         }
     }
 }

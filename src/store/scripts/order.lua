@@ -65,8 +65,8 @@ if revision == '0' then
   end
 end
 redis.call(active and 'SADD' or 'SREM', key('orders:active'), id)
-if active and (woken_by_now or '0') ~= woken then
-  -- Something has happened that the writer does not know of.
+if active and ((woken_by_now or '0') ~= woken or (not holds and not holder)) then
+  -- Something has happened that the writer does not know of: another has ended, for instance.
   due = '0'
 end
 if due ~= '' then
