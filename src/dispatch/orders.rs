@@ -237,8 +237,9 @@ impl Dispatcher {
                 None => Vec::new(),
                 Some(OrderCommand::Cancel { by, reason }) => rule::cancel(&mut order, by, reason)?,
                 Some(OrderCommand::Retry { by, reason }) => {
-                    let newest = self.environment(&id.environment).await?.newest;
-                    rule::retry(&mut order, newest, by, reason)?
+                    let (facts, _) =
+                        self.noting(self.parts.store.order_facts(&order, self.parts.order_parallel).await)?;
+                    rule::retry(&mut order, facts.newest, by, reason)?
                 }
             };
             let draft = Draft {
@@ -265,7 +266,7 @@ impl Dispatcher {
         let mut order = draft.order;
         let (mut facts, before) = self.noting(store.order_facts(&order, self.parts.order_parallel).await)?;
         facts.older = draft.older;
-        if draft.revision == 0 {
+        if draft.revision == 0 && order.says_all() {
             facts.newest = facts.newest.max(order.id.number);
         }
         let mut deployed = before.clone();

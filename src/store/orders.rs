@@ -175,7 +175,8 @@ impl Store {
         let answers = self.read(self.quick(), &home, |pipe| {
             pipe.cmd("TIME");
             let deployed = format!("deployed:{}", order.mode);
-            pipe.cmd("HMGET").arg(&home).arg(&["json", "newest", "holder", &deployed]);
+            let newest = format!("newest:{}", order.mode);
+            pipe.cmd("HMGET").arg(&home).arg(&["json", &newest, "holder", &deployed]);
             pipe.cmd("HKEYS").arg(&home);
             for job in &jobs {
                 pipe.cmd("HMGET").arg(keys.job(*job)).arg(&FIELDS);
@@ -207,7 +208,7 @@ impl Store {
         }
         let facts = Facts {
             now_ms,
-            newest: number(newest).unwrap_or(order.id.number),
+            newest: number(newest).unwrap_or_default(),
             holder: number(holder),
             mode: environment.and_then(|mut environment| environment.modes.remove(&order.mode)),
             vault,
@@ -247,6 +248,7 @@ impl Store {
             call.arg(write.due_ms.map(|due| due.to_string()).unwrap_or_default());
             call.arg(u8::from(write.holds)).arg(write.woken).arg(order.mode.as_str()).arg(deployed.unwrap_or_default());
             call.arg(write.retention_ms).arg(self.retention_ms()).arg(write.file).arg(hash).arg(digest);
+            call.arg(if order.says_all() { "1" } else { "" });
             call.arg(write.told.len());
             for (what, data) in &write.told {
                 call.arg(what).arg(data);

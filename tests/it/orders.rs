@@ -357,3 +357,64 @@ async fn two_dispatchers_carry_out_one_order_once() {
     one.stop().await;
     two.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_says_less_waits_and_takes_nobodys_place() {
+    let here = Installation::new().await;
+    let one = here.start("one").await;
+    let two_modes = format!(
+        "{ENVIRONMENT}  staging:\n    hosts: [{{name: two, address: two.shop.test, user: deploy, memory: 1000}}]\n    proxy: {{host: two}}\n"
+    );
+    let environment = environment::read(&two_modes).expect("an environment");
+    one.dispatcher.register_environment(&environment, &two_modes, "ada").await.expect("registered");
+    let first = order(&one, ORDER).await;
+    to_services(&here, &one).await;
+    for lock in ["shop/a", "shop/b"] {
+        succeed(&here, &one, lock, "service").await;
+    }
+    begun(&here, WHOLE).await;
+    // One of another mode, one that removes a service, and one that is ended before it begins.
+    let new = NewOrder {
+        spec: file::read(ORDER).expect("an order"),
+        file: ORDER.to_owned(),
+        mode: word("staging"),
+        by: word("ada"),
+        idempotency_key: None,
+    };
+    let staging = one.dispatcher.give_order(new).await.expect("given").order.id;
+    let part = order(&one, "action: remove\nenvironment_id: shop\nx:\n  services: [{id: b}]\n").await;
+    succeed(&here, &one, WHOLE, "routes").await;
+    is(&one, &first, State::Succeeded).await;
+    // Whichever begins first, both are carried out.
+    eventually("both are carried out", async || {
+        let states = (seen(&one, &staging).await.state, seen(&one, &part).await.state);
+        if states == (State::Succeeded, State::Succeeded) {
+            return Some(());
+        }
+        assert!(!matches!(states.0, State::Superseded | State::Failed) && states.1 != State::Superseded, "{states:?}");
+        for container in here.engine.running() {
+            let told = told(&here, &container);
+            let job = here.engine.spec(&container).labels.job;
+            let report = json!({"outputs": outputs(&told)}).as_object().cloned().expect("an object");
+            one.store().progress(job, &report).await.expect("Redis answers");
+            here.engine.exit(&container, 0);
+        }
+        None
+    })
+    .await;
+
+    let running = order(&one, ORDER).await;
+    begun(&here, WHOLE).await;
+    let waits = order(&one, ORDER).await;
+    let cancel = OrderCommand::Cancel { by: word("ada"), reason: String::new() };
+    one.dispatcher.change_order(&waits, &cancel).await.expect("canceled");
+    is(&one, &waits, State::Canceled).await;
+    succeed(&here, &one, WHOLE, "domains").await;
+    let go_on = eventually("it goes on", async || {
+        let order = seen(&one, &running).await;
+        (state_of(&order, Task::Domains) == TaskState::Done).then_some(order)
+    })
+    .await;
+    assert_ne!(go_on.state, State::Superseded, "what was ended takes nobody's place");
+    one.stop().await;
+}

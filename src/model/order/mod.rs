@@ -433,6 +433,13 @@ impl Order {
         }
     }
 
+    /// Whether it says all of its mode, so that older ones give way to it: not where it removes some services, nor where it was ended
+    /// before it began.
+    pub fn says_all(&self) -> bool {
+        let whole = self.spec.action == Action::Update || self.spec.removed.is_empty();
+        whole && (self.started_ms.is_some() || !self.state.is_over())
+    }
+
     /// The jobs whose end it waits for.
     pub fn busy_jobs(&self) -> Vec<JobId> {
         let runs = self.tasks.iter().flat_map(|task| &task.runs);

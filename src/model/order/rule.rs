@@ -41,7 +41,7 @@ const TROUBLE_MAX: usize = 1024;
 pub struct Facts {
     /// Milliseconds since 1970.
     pub now_ms: u64,
-    /// The number of the environment's newest order.
+    /// The number of the newest order that says all of the mode ([`Order::says_all`]); 0: there is none.
     pub newest: u64,
     /// The number of the order that holds the environment.
     pub holder: Option<u64>,
@@ -498,7 +498,7 @@ impl Rule<'_> {
     fn domains(&mut self, order: &mut Order, mode: &Mode, deployed: &Deployed, at: usize) -> Step {
         let wanted = domains(&order.spec, deployed);
         let known = order.spec.services.keys().all(|id| order.commits.contains_key(id));
-        let needed = !known || !wanted.is_subset(&deployed.domains) || deployed.proxy != mode.proxy_at();
+        let needed = !known || !wanted.is_subset(&deployed.domains) || another_proxy(deployed, mode);
         let vars = vars::domains(order, mode, &wanted);
         self.one(order, at, needed, |_| (vars, BTreeMap::new()))
     }
@@ -568,7 +568,7 @@ impl Rule<'_> {
     fn routes(&mut self, order: &mut Order, mode: &Mode, deployed: &mut Deployed, at: usize) -> Step {
         let wanted = domains(&order.spec, deployed);
         let differs = routes(&order.spec, deployed) != deployed.routes || wanted != deployed.domains;
-        let needed = differs || deployed.routes_doubtful || deployed.proxy != mode.proxy_at();
+        let needed = differs || deployed.routes_doubtful || another_proxy(deployed, mode);
         let vars = vars::routes(order, mode, deployed, &wanted);
         let launched = self.one(order, at, needed, |_| {
             deployed.routes_doubtful = true;
@@ -615,6 +615,11 @@ impl Rule<'_> {
         let mut runs = order.tasks[at].runs.iter().filter(|run| run.attempt == order.attempt);
         Step::Done(runs.all(|run| run.outcome == Some(Outcome::Succeeded)))
     }
+}
+
+/// Whether what the proxy was told is on another one than the mode has now.
+fn another_proxy(deployed: &Deployed, mode: &Mode) -> bool {
+    deployed.proxy.is_some() && deployed.proxy != mode.proxy_at()
 }
 
 /// The action of a task, as in `runner.actions`.

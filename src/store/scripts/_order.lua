@@ -9,3 +9,12 @@ local function wake_order(order)
     news('d', order)
   end
 end
+
+-- Has all orders of an environment looked at, of which something may follow.
+local function wake_orders_of(environment)
+  for _, order in ipairs(redis.call('SMEMBERS', key('orders:active'))) do
+    if string.match(order, '^(.*)/') == environment then
+      wake_order(order)
+    end
+  end
+end

@@ -4,6 +4,7 @@
 -- 6 when it is to be looked at again in ms or '', 7 '1' if it holds the environment, 8 how often it had been woken when it was read,
 -- 9 its mode, 10 what is deployed there as JSON, or '' to leave it, 11 retention of orders in ms, 12 that of events,
 -- 13 the file that a new one was given in, 14 hash of the Idempotency-Key or '', 15 digest of the request,
+-- 16 '1' if it says all of its mode, so that older ones give way to it, and '' if it was ended before it began and does so no more,
 -- then three lists, each a count and then its parts in turn: events (what, data as JSON); variables drawn for the vault (name, sealed);
 -- jobs (job, app, inventory, action, sealed secrets)
 --
@@ -35,7 +36,8 @@ if (stands or '0') ~= revision or (holds and holder and holder ~= number)
   return reply('RACED')
 end
 
-local place = 16
+local says_all = arg(16) == '1'
+local place = 17
 local function list(width)
   local count = tonumber(arg(place))
   local items = {}
@@ -58,11 +60,13 @@ if revision == '0' then
   if idempotency ~= '' then
     redis.call('SET', idempotency_key, number .. ' ' .. digest, 'EX', 86400)
   end
-  -- Those before it give way: one that waits at once, one that runs between tasks.
-  wake_order(environment .. '/' .. (newest or '0'))
-  if holder and holder ~= newest then
-    wake_order(environment .. '/' .. holder)
+  if says_all then
+    redis.call('HSET', home, 'newest:' .. mode, number)
   end
+  -- Those of its mode before it give way: one that waits at once, one that runs between tasks.
+  wake_orders_of(environment)
+elseif not says_all and redis.call('HGET', home, 'newest:' .. mode) == number then
+  redis.call('HDEL', home, 'newest:' .. mode)
 end
 redis.call(active and 'SADD' or 'SREM', key('orders:active'), id)
 if active and ((woken_by_now or '0') ~= woken or (not holds and not holder)) then
@@ -84,7 +88,7 @@ if holds then
   redis.call('HSET', home, 'holder', number)
 elseif holder == number then
   redis.call('HDEL', home, 'holder')
-  wake_order(environment .. '/' .. redis.call('HGET', home, 'newest'))
+  wake_orders_of(environment)
 end
 for _, it in ipairs(told) do
   redis.call('XADD', key('events'), '*', 'kind', 'order', 'about', id, 'app', '', 'inventory', '', 'what', it[1], 'data', it[2])

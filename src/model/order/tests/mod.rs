@@ -114,7 +114,13 @@ impl Play {
     fn facts(&self) -> Facts {
         Facts {
             now_ms: 1_000,
-            newest: self.newest,
+            newest: self
+                .orders
+                .values()
+                .filter(|order| order.says_all())
+                .map(|order| order.id.number)
+                .max()
+                .unwrap_or_default(),
             holder: self.holder,
             mode: self.environment.modes.get(&word("production")).cloned(),
             vault: self.vault.clone(),
