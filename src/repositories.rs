@@ -18,6 +18,8 @@ use crate::model::order::{Repository, Spec};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long all of them together may take; those that are not asked by then are unchecked.
+const PATIENCE_WITH_ALL: Duration = Duration::from_secs(20);
 /// The most bytes of an answer that are read.
 const ANSWER_MAX: usize = 8 * 1024 * 1024;
 /// So many are asked beside each other.
@@ -56,9 +58,10 @@ impl Repositories {
             let Repository { url, revision } = service.repository.clone();
             of.entry((url, revision)).or_default().insert(id.clone());
         }
+        let until = tokio::time::Instant::now() + PATIENCE_WITH_ALL;
         let asked = futures::stream::iter(of).map(|((url, revision), ids)| async move {
-            let answer = self.ask(&url, revision.as_deref()).await;
-            (url, ids, answer)
+            let answer = tokio::time::timeout_at(until, self.ask(&url, revision.as_deref())).await;
+            (url, ids, answer.unwrap_or_else(|_| Answer::Unchecked("was not asked in time".into())))
         });
         let mut answers: Vec<(String, BTreeSet<Word>, Answer)> = asked.buffer_unordered(AT_ONCE).collect().await;
         answers.sort_by(|a, b| a.1.cmp(&b.1));

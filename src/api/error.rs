@@ -196,6 +196,9 @@ impl From<OrderRefusal> for ApiError {
             OrderRefusal::NoActions(_) => {
                 Self::OrderRefused(format!("{refusal}: an operator adds them, as lockstep config shows"))
             }
+            OrderRefusal::Sealed => Self::NotReady(
+                "a variable of the vault cannot be read; an operator has to look whether the pepper was changed",
+            ),
             OrderRefusal::Other(refusal) => refusal.into(),
         }
     }

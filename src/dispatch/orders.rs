@@ -69,6 +69,9 @@ pub enum OrderRefusal {
     /// `runner.actions` lacks some of what orders need.
     #[error("runner.actions lacks {}", .0.join(", "))]
     NoActions(Vec<String>),
+    /// A variable of the vault was sealed with another pepper, or is damaged.
+    #[error("a variable of the vault cannot be read (was the pepper changed?)")]
+    Sealed,
     /// What any request may meet.
     #[error(transparent)]
     Other(#[from] Refusal),
@@ -263,23 +266,23 @@ impl Dispatcher {
     /// Takes an order as far as it goes, and writes it with all that follows.
     async fn settle_order(self: &Arc<Self>, draft: Draft<'_>) -> Result<Settled, OrderRefusal> {
         let store = &self.parts.store;
-        let mut order = draft.order;
-        let (mut facts, before) = self.noting(store.order_facts(&order, self.parts.order_parallel).await)?;
+        let (mut facts, before) = self.noting(store.order_facts(&draft.order, self.parts.order_parallel).await)?;
         facts.older = draft.older;
-        if draft.revision == 0 && order.says_all() {
-            facts.newest = facts.newest.max(order.id.number);
+        if draft.revision == 0 && draft.order.says_all() {
+            facts.newest = facts.newest.max(draft.order.id.number);
         }
-        let mut deployed = before.clone();
-        let change = rule::advance(&mut order, &mut deployed, &facts, &mut clock::draw_job_id);
-        let drawn: BTreeMap<Word, Secret> = change
-            .generate
-            .iter()
-            .map(|name| (name.clone(), Secret::new(format!("{}{}", clock::draw_name(), clock::draw_name()))))
-            .collect();
-        let mut jobs = Vec::with_capacity(change.launches.len());
-        for launch in change.launches {
-            jobs.push(self.job_of(&order, launch, &drawn).await?);
-        }
+        let (order, deployed, change, drawn, jobs) = loop {
+            let (mut order, mut deployed) = (draft.order.clone(), before.clone());
+            let mut change = rule::advance(&mut order, &mut deployed, &facts, &mut clock::draw_job_id);
+            let draw = || Secret::new(format!("{}{}", clock::draw_name(), clock::draw_name()));
+            let drawn: BTreeMap<Word, Secret> = change.generate.iter().map(|name| (name.clone(), draw())).collect();
+            match self.jobs_of(&order, std::mem::take(&mut change.launches), &drawn).await {
+                Ok(jobs) => break (order, deployed, change, drawn, jobs),
+                // Without a job that would need it; what has ended meanwhile is recorded all the same.
+                Err(OrderRefusal::Sealed) if !facts.sealed => facts.sealed = true,
+                Err(error) => return Err(error),
+            }
+        };
         let (environment, mode) = (&order.id.environment, &order.mode);
         let seal = |(name, value): (&Word, &Secret)| {
             (name.clone(), self.parts.pepper.seal_variable(environment, mode, name, value))
@@ -311,11 +314,25 @@ impl Dispatcher {
         }
         for job in change.cancel {
             // Repeated with each look until the job has ended, so one that does not come through is made good.
-            if let Err(error) = self.cancel(job, order.by.as_str()).await {
+            let by = order.canceled_by.as_ref().unwrap_or(&order.by);
+            if let Err(error) = self.cancel(job, by.as_str()).await {
                 tracing::warn!(order = %order.id, job.id = %job, %error, "a job of a canceled order could not be told to end");
             }
         }
         Ok(Settled::Done(Box::new(order)))
+    }
+
+    async fn jobs_of(
+        &self,
+        order: &Order,
+        launches: Vec<Launch>,
+        drawn: &BTreeMap<Word, Secret>,
+    ) -> Result<Vec<NewJob>, OrderRefusal> {
+        let mut jobs = Vec::with_capacity(launches.len());
+        for launch in launches {
+            jobs.push(self.job_of(order, launch, drawn).await?);
+        }
+        Ok(jobs)
     }
 
     /// A job as it is recorded: with the values of the vault that it hands over, sealed, and all of them masked in its output.
@@ -366,8 +383,7 @@ impl Dispatcher {
                 (Some(sealed), _) => self.parts.pepper.open_variable(environment, mode, name, sealed),
                 (None, drawn) => drawn.cloned(),
             };
-            let what = "a variable of the vault cannot be read (was the pepper changed?)";
-            open.insert(name.clone(), value.ok_or(Refusal::NotReady(what))?);
+            open.insert(name.clone(), value.ok_or(OrderRefusal::Sealed)?);
         }
         Ok(open)
     }

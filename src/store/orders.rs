@@ -11,7 +11,7 @@ use redis::Value;
 use super::admission::digest_of;
 use super::memory::time_ms;
 use super::record::FIELDS;
-use super::releases::{end_of, scored};
+use super::releases::end_of;
 use super::value::{bytes, items, number, text};
 use super::{OrderWrite, OrderWritten, Recorded, Result, Store, StoreError, StoredEnvironment, StoredOrder, scripts};
 use crate::model::ids::Word;
@@ -20,8 +20,6 @@ use crate::model::order::environment::Environment;
 use crate::model::order::rule::Facts;
 use crate::model::order::{Deployed, Order, OrderId};
 
-/// The most orders that are due at a time.
-const DUE: usize = 64;
 const FIELDS_OF_ORDER: [&str; 4] = ["json", "revision", "epoch", "woken"];
 
 /// What the fields of a vault's variables begin with.
@@ -150,21 +148,7 @@ impl Store {
 
     /// Orders that are to be looked at now, and in how many milliseconds the next one is; none: there is none.
     pub async fn due_orders(&self) -> Result<(Vec<OrderId>, Option<u64>)> {
-        let key = self.keys().due_orders();
-        let answers = self.read(self.quick(), &key, |pipe| {
-            pipe.cmd("TIME");
-            pipe.cmd("ZRANGE").arg(&key).arg(0).arg(DUE - 1).arg("WITHSCORES");
-        });
-        let mut answers = answers.await?;
-        let now = time_ms(answers.next()?).ok_or_else(|| StoreError::Unreadable("TIME".into()))?;
-        let mut due = Vec::new();
-        for (id, score) in scored(answers.next()?) {
-            if score > now {
-                return Ok((due, Some(score - now)));
-            }
-            due.push(id);
-        }
-        Ok((due, None))
+        self.due(self.keys().due_orders()).await
     }
 
     /// What is known besides an order, and what is deployed in its mode.
@@ -215,6 +199,7 @@ impl Store {
             ended,
             parallel,
             older: false,
+            sealed: false,
         };
         Ok((facts, deployed))
     }

@@ -26,7 +26,7 @@ use crate::model::release::{Release, There, Work};
 
 /// So many releases are looked at at a time.
 pub const RELEASES_PAGE: usize = 200;
-/// The most releases that are due at a time.
+/// The most releases, or orders, that are due at a time.
 const DUE: usize = 64;
 
 const FIELDS_OF_RELEASE: [&str; 4] = ["json", "revision", "epoch", "woken"];
@@ -124,7 +124,11 @@ impl Store {
 
     /// Releases that are to be looked at now, and in how many milliseconds the next one is; none: there is none.
     pub async fn due_releases(&self) -> Result<(Vec<ReleaseId>, Option<u64>)> {
-        let key = self.keys().due_releases();
+        self.due(self.keys().due_releases()).await
+    }
+
+    /// The members of a sorted set whose time has come, and in how many milliseconds the next one is due; none: there is none.
+    pub(super) async fn due<T: std::str::FromStr>(&self, key: String) -> Result<(Vec<T>, Option<u64>)> {
         let answers = self.read(self.quick(), &key, |pipe| {
             pipe.cmd("TIME");
             pipe.cmd("ZRANGE").arg(&key).arg(0).arg(DUE - 1).arg("WITHSCORES");
@@ -376,7 +380,7 @@ pub(super) fn ids(value: Value) -> Vec<ReleaseId> {
 }
 
 /// Members of a sorted set and their scores. Both forms of a reply are taken: one list, or pairs.
-pub(super) fn scored<T: std::str::FromStr>(value: Value) -> Vec<(T, u64)> {
+fn scored<T: std::str::FromStr>(value: Value) -> Vec<(T, u64)> {
     let read = |(id, score): (Value, Value)| {
         let score = match score {
             Value::Double(score) if score >= 0.0 => score as u64,

@@ -123,11 +123,12 @@ fn read(text: &str) -> Result<Spec, ApiError> {
         (status = 404, description = "There is no such environment, or no such mode of it", body = Problem, content_type = "application/problem+json"),
         Guarded, WithBody,
     ),
-    security(("operator" = []), ("viewer" = []), ("releaser" = [])),
+    security(("operator" = []), ("releaser" = [])),
 )]
 pub(super) async fn plan(
     State(api): State<Shared>,
-    _: Viewer,
+    // A plan has repositories asked: not for those who only look.
+    _: Releaser,
     Query(For { mode }): Query<For>,
     Text(text): Text,
 ) -> Result<axum::Json<PlanView>, ApiError> {

@@ -406,10 +406,27 @@ pub struct Order {
     pub state: State,
     /// Why it ended so, where there is more to say.
     pub reason: Option<String>,
+    /// Who has ended it.
+    #[serde(default)]
+    pub canceled_by: Option<Word>,
+    /// Whether Redis came back older while it was carried out: nothing more of it is begun.
+    #[serde(default)]
+    pub overtaken: bool,
     /// How often it was begun, from 1.
     pub attempt: u32,
     /// Its tasks.
     pub tasks: Vec<TaskRun>,
+}
+
+impl Deployed {
+    /// All of it may be otherwise than is recorded.
+    fn doubt(&mut self) {
+        self.routes_doubtful = true;
+        for placed in self.services.values_mut() {
+            placed.doubtful = true;
+            placed.secrets = None;
+        }
+    }
 }
 
 impl Order {
@@ -428,6 +445,8 @@ impl Order {
             ended_ms: None,
             state: State::Queued,
             reason: None,
+            canceled_by: None,
+            overtaken: false,
             attempt: 1,
             tasks: tasks.into(),
         }

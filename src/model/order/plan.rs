@@ -90,10 +90,8 @@ pub fn plan(
         let why = vec!["the order does not have it".to_owned()];
         plan.services.insert(id, ServiceChange { change: Change::Remove, host, port: None, why });
     }
-    let of = |services: &BTreeMap<Word, super::Service>| -> BTreeSet<Word> {
-        services.values().flat_map(|service| service.variables.iter().cloned()).collect()
-    };
-    plan.generate = of(&spec.services).difference(vault).cloned().collect();
+    let given = spec.services.values().flat_map(|service| &service.variables);
+    plan.generate = given.filter(|name| !vault.contains(*name)).cloned().collect();
     let domains = domains(spec, deployed);
     plan.domains = (
         domains.difference(&deployed.domains).cloned().collect(),
@@ -131,7 +129,7 @@ pub fn differences(runs: &Running, wanted: &Running) -> Vec<String> {
         }
     };
     differs("repository", &runs.url, &wanted.url);
-    if !wanted.commit.is_empty() {
+    if !wanted.commit.is_empty() && wanted.commit != runs.commit {
         let short = |commit: &str| commit.chars().take(12).collect::<String>();
         differs("commit", &short(&runs.commit), &short(&wanted.commit));
     }
@@ -244,14 +242,6 @@ fn stay(placed: &mut Placed, memory: u32, mode: &Mode) {
 /// Gives every service of the order a host; one that changes its host loses its port. Returns what has no room, in words.
 pub fn place(spec: &Spec, mode: &Mode, deployed: &mut Deployed) -> Vec<String> {
     let mut free: BTreeMap<&Word, i64> = mode.hosts.iter().map(|host| (&host.name, i64::from(host.memory))).collect();
-    // Those that an order to remove does not concern stay.
-    for (_, placed) in
-        deployed.services.iter().filter(|(id, _)| spec.action == Action::Remove || spec.services.contains_key(*id))
-    {
-        if let (Action::Remove, Some(free)) = (spec.action, free.get_mut(&placed.host)) {
-            *free -= i64::from(placed.memory);
-        }
-    }
     let mut homeless: Vec<(&Word, u32)> = Vec::new();
     for (id, service) in &spec.services {
         let room = deployed.services.get(id).and_then(|placed| free.get_mut(&placed.host));

@@ -33,6 +33,9 @@ use crate::model::release::rule::Ended;
 const LOOK_AGAIN_MS: u64 = 30_000;
 /// The jobs of so many attempts are kept in the order.
 const ATTEMPTS_MAX: u32 = 5;
+/// Why no job is begun that needs a variable which cannot be read.
+const SEALED: &str =
+    "a variable of the vault cannot be read; was the pepper changed? Put it back, and try the order again";
 /// As much is kept of what a job says of its failure, in bytes.
 const TROUBLE_MAX: usize = 1024;
 
@@ -55,6 +58,8 @@ pub struct Facts {
     pub parallel: usize,
     /// Whether Redis came back older since the order was written.
     pub older: bool,
+    /// Whether a variable of the vault that a job would need cannot be read: no job that needs one is begun.
+    pub sealed: bool,
 }
 
 /// An event to be told.
@@ -138,6 +143,7 @@ pub fn cancel(order: &mut Order, by: &Word, reason: &str) -> Result<Vec<Told>, R
         return Ok(Vec::new());
     }
     order.state = State::Canceling;
+    order.canceled_by = Some(by.clone());
     order.reason = Some(format!("canceled by {by}{}{reason}", if reason.is_empty() { "" } else { ": " }));
     Ok(vec![told("canceling", json!({"by": by, "reason": reason}))])
 }
@@ -161,6 +167,7 @@ pub fn retry(order: &mut Order, newest: u64, by: &Word, reason: &str) -> Result<
     order.state = State::Queued;
     order.reason = None;
     order.ended_ms = None;
+    (order.canceled_by, order.overtaken) = (None, false);
     order.attempt += 1;
     Ok(vec![told("queued", json!({"by": by, "reason": reason, "attempt": order.attempt}))])
 }
@@ -373,7 +380,12 @@ impl Rule<'_> {
 
     fn carry_out(&mut self, order: &mut Order, deployed: &mut Deployed) -> bool {
         let Some(mode) = order.place.clone() else { return false };
-        if self.facts.older && order.busy_jobs().is_empty() {
+        order.overtaken |= self.facts.older;
+        if order.overtaken {
+            if !order.busy_jobs().is_empty() {
+                return false;
+            }
+            deployed.doubt();
             let reason = "Redis came back older than it was; try it again, which compares anew".to_owned();
             return self.end(order, State::Failed, Some(reason));
         }
@@ -521,6 +533,10 @@ impl Rule<'_> {
             .filter_map(|id| Some((id.clone(), order.spec.services.get(id)?.variables.clone())))
             .collect();
         let vars = vars::variables(order, mode, &lacking);
+        let launched = order.tasks[at].runs.iter().any(|run| run.attempt == order.attempt);
+        if self.facts.sealed && !launched && values.values().any(|names| !names.is_empty()) {
+            return Step::Failed(SEALED.into());
+        }
         self.one(order, at, !lacking.is_empty(), |rule| {
             let missing = values.values().flatten().filter(|name| !rule.facts.vault.contains(*name)).cloned();
             rule.change.generate.extend(missing);
@@ -541,19 +557,26 @@ impl Rule<'_> {
             runs.any(|run| run.service.as_ref() == Some(id))
         };
         let ids: Vec<Word> = order.spec.services.keys().cloned().collect();
+        let ready = |id: &Word| {
+            let secrets = deployed.services.get(id).and_then(|placed| placed.secrets.as_ref());
+            wanted(order, deployed, id).filter(|wanted| secrets == Some(&wanted.variables))
+        };
+        let unready = ids.iter().find(|id| ready(id).is_none());
+        if let (Some(id), 0) = (unready, self.busy(order, at)) {
+            return Step::Failed(format!("service {id} has no port or not its variables; try the order again"));
+        }
         for id in ids {
             if newer || self.busy(order, at) >= self.facts.parallel.max(1) {
                 break;
             }
             let Some(placed) = deployed.services.get(&id) else { continue };
-            let ready =
-                wanted(order, deployed, &id).filter(|wanted| placed.secrets.as_ref() == Some(&wanted.variables));
-            let Some(wanted) = ready else {
-                return Step::Failed(format!("service {id} has no port or not its variables; try the order again"));
-            };
+            let Some(wanted) = wanted(order, deployed, &id) else { continue };
             let same = placed.running.as_ref().is_some_and(|runs| differences(runs, &wanted).is_empty());
             if of_attempt(order, &id) || (same && !placed.doubtful) {
                 continue;
+            }
+            if self.facts.sealed && !wanted.variables.is_empty() {
+                return if self.busy(order, at) > 0 { Step::Waits } else { Step::Failed(SEALED.into()) };
             }
             let vars = vars::deploy(order, mode, &id, &wanted);
             // It is told of no value, but its log may show one.

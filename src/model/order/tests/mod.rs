@@ -80,6 +80,8 @@ struct Play {
     drawn: u64,
     told: Vec<String>,
     parallel: usize,
+    older: bool,
+    sealed: bool,
     /// What each repository shows.
     commits: BTreeMap<String, String>,
 }
@@ -98,6 +100,8 @@ impl Play {
             drawn: 0,
             told: Vec::new(),
             parallel: 2,
+            older: false,
+            sealed: false,
             commits: ["6", "7", "8", "9"].iter().zip(1..).map(|(id, n)| ((*id).to_owned(), commit(n))).collect(),
         }
     }
@@ -126,7 +130,8 @@ impl Play {
             vault: self.vault.clone(),
             ended: self.ended.clone(),
             parallel: self.parallel,
-            older: false,
+            older: self.older,
+            sealed: self.sealed,
         }
     }
 

@@ -444,3 +444,62 @@ fn a_machine_that_takes_the_name_of_another_is_given_all_of_it() {
     assert_eq!(order.tasks.iter().map(|task| task.runs.len()).collect::<Vec<_>>(), [1, 1, 1, 3, 1]);
     assert!(play.deployed.routes.iter().all(|route| route.address == "10.0.0.9"));
 }
+
+#[test]
+fn a_vault_that_cannot_be_read_ends_the_order_and_holds_nobody_up() {
+    let mut play = Play::new();
+    let first = play.give(ORDER);
+    play.look(first);
+    play.sealed = true;
+    play.play(&[]);
+    assert_eq!((play.state(first), play.holder), (State::Failed, None));
+    assert!(
+        play.orders[&first]
+            .reason
+            .as_deref()
+            .is_some_and(|why| why.starts_with("task variables: a variable of the vault"))
+    );
+    // While services are deployed: what runs is waited for, and recorded.
+    play.sealed = false;
+    let second = play.give(ORDER);
+    play.look(second);
+    while !play.at_work().iter().any(|job| job.starts_with("order-service")) {
+        let job = *play.running.keys().next().expect("a job");
+        play.end(job, Outcome::Succeeded);
+    }
+    play.sealed = true;
+    play.play(&[]);
+    assert_eq!(
+        play.deployed.services.values().filter(|placed| placed.running.is_some()).count(),
+        3,
+        "the last one has no variables"
+    );
+    assert_eq!(play.state(second), State::Succeeded);
+}
+
+#[test]
+fn when_redis_came_back_older_nothing_more_is_begun_and_nothing_is_relied_on() {
+    let mut play = Play::new();
+    let first = play.give(ORDER);
+    play.look(first);
+    while !play.at_work().iter().any(|job| job.starts_with("order-service")) {
+        let job = *play.running.keys().next().expect("a job");
+        play.end(job, Outcome::Succeeded);
+    }
+    play.older = true;
+    let jobs = play.running.len();
+    assert!(play.look(first).launches.is_empty());
+    // It is noticed once; the order remembers it.
+    play.older = false;
+    play.play(&[]);
+    assert_eq!(jobs, 2);
+    assert_eq!((play.state(first), play.holder), (State::Failed, None));
+    assert!(play.orders[&first].tasks[3].runs.len() == 2 && play.deployed.routes_doubtful);
+    let order = play.orders.get_mut(&first).expect("it is there");
+    rule::retry(order, 1, &word("ada"), "").expect("it may be tried again");
+    play.look(first);
+    play.play(&[]);
+    assert_eq!(play.state(first), State::Succeeded);
+    let again = play.orders[&first].tasks[3].runs.iter().filter(|run| run.attempt == 2).count();
+    assert_eq!(again, 3, "all are compared on their hosts");
+}
