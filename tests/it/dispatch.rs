@@ -37,6 +37,13 @@ struct Running {
     task: JoinHandle<()>,
 }
 
+/// Makes a waiting container go on. Detached: it may end, and all that runs in it, before the command that told it has.
+async fn go_on(container: &str) {
+    let status =
+        tokio::process::Command::new("docker").args(["exec", "--detach", container, "touch", "/tmp/go"]).status().await;
+    assert!(status.expect("docker is installed").success());
+}
+
 impl Installation {
     async fn new() -> Self {
         let instance = format!("test-{}", &lockstep::clock::draw_name()[..12]).parse().expect("a name");
@@ -167,10 +174,7 @@ impl Installation {
 
     /// Makes a waiting container go on.
     async fn let_go(&self, job: JobId) {
-        let container = self.record(job).await.container.expect("a container");
-        let status =
-            tokio::process::Command::new("docker").args(["exec", &container, "touch", "/tmp/go"]).status().await;
-        assert!(status.expect("docker is installed").success());
+        go_on(&self.record(job).await.container.expect("a container")).await;
     }
 
     /// Nothing is left: no lock, no container.
@@ -337,8 +341,7 @@ async fn a_restart_in_mid_job_loses_nothing_and_repeats_nothing() {
     let container = here.record(ends_meanwhile).await.container.expect("a container");
     here.let_go(goes_on).await;
     here.stop().await;
-    let done = tokio::process::Command::new("docker").args(["exec", &container, "touch", "/tmp/go"]).status().await;
-    assert!(done.expect("docker is installed").success());
+    go_on(&container).await;
     Docker::connect(None).expect("an engine").wait(&container, Duration::from_secs(30)).await.expect("it ends");
     here.start().await;
     for job in [goes_on, ends_meanwhile] {
