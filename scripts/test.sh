@@ -5,5 +5,6 @@ set -euo pipefail
 
 cd "$ROOT"
 "$ROOT/ansible/tests/run"
-cargo test --doc --locked --quiet
-cargo nextest run --locked
+profile=${LOCKSTEP_TEST_PROFILE:-dev}
+cargo test --doc --locked --quiet --profile "$profile"
+cargo nextest run --locked --cargo-profile "$profile"

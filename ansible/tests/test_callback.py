@@ -93,6 +93,7 @@ class Case(unittest.TestCase):
         self.folder = pathlib.Path(folder.name)
         certificate(self.folder)
         (self.folder / "token").write_text("the-token\n")
+        (self.folder / "report.json").touch()
 
     def play(self, playbook, url, inventory="localhost,"):
         """Runs a real playbook. Returns (exit code, output, seconds)."""
@@ -123,6 +124,7 @@ class WholeRun(Case):
             code, output, _seconds = self.play(PLAYBOOK, api.url, inventory)
         self.assertEqual(code, 2, output)
         self.assertNotIn("WARNING", output)
+        self.assertEqual((self.folder / "report.json").read_bytes(), b"", "it was heard")
         path, headers, last, _size = api.requests[-1]
         self.assertEqual(path, f"/api/v1/jobs/{JOB}/progress")
         self.assertEqual(headers["Authorization"], "Bearer the-token")
@@ -184,6 +186,9 @@ class Trouble(Case):
         if seconds >= Trouble.alone + most:  # the machine may have become busier since that was measured
             Trouble.alone = max(Trouble.alone, self.play(QUICK, "")[2])
         self.assertLess(seconds, Trouble.alone + most)
+        # What it could not say is left where the dispatcher looks.
+        left = json.loads((self.folder / "report.json").read_bytes())
+        self.assertEqual((left["tasks_done"], left["outputs"]), (2, {"done": True}))
 
     def test_nobody_listens(self):
         with socket.socket() as free:

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Map, Value};
 
 use super::auth::{AtApp, Caller, Claim, Container, Operator, peer};
 use super::docs::{AppPath, Guarded, JobPath, OfJob, WithBody};
@@ -15,9 +14,8 @@ use super::problem::answer;
 use super::{Api, Shared, view};
 use crate::clock;
 use crate::dispatch::{Accepted, Refusal, Request};
-use crate::model::app;
+use crate::model::app::App;
 use crate::model::ids::{DeploymentId, JobId};
-use crate::model::mask::Masker;
 use crate::store::JobView;
 use crate::wire::{self, Because, Job, JobRequest, Problem, Progress};
 
@@ -121,13 +119,13 @@ impl Api {
     }
 
     /// An app, for an operator.
-    async fn app(&self, id: &DeploymentId, ask: &Ask) -> Result<app::App, ApiError> {
+    async fn app(&self, id: &DeploymentId, ask: &Ask) -> Result<App, ApiError> {
         let door = self.dispatcher.store().door(id, ask.from).await?;
         door.app.map(|stored| stored.app).ok_or(ApiError::UnknownApp)
     }
 
     /// A job that was accepted: as recorded or, when that cannot be read, as far as it is known. It was accepted either way.
-    async fn accepted(&self, accepted: &Accepted, app: &app::App) -> Job {
+    async fn accepted(&self, accepted: &Accepted, app: &App) -> Job {
         match self.dispatcher.store().job(accepted.job, None).await {
             Ok((Some(found), _)) => view::job(found),
             Ok((None, _)) | Err(_) => Job {
@@ -224,7 +222,7 @@ pub(super) async fn cancel(
 /// Report progress
 ///
 /// For the container, with its job's token. A field that is there replaces the stored one. Best effort: a report that is lost
-/// changes nothing about the job.
+/// changes nothing about the job. Of a job of a release or an order, the last one may be left in `/run/lockstep/report.json` instead.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{job_id}/progress", tag = "jobs", operation_id = "progress",
     params(JobPath),
@@ -241,58 +239,14 @@ pub(super) async fn progress(
     Container(job): Container,
     Json(report): Json<Progress>,
 ) -> Result<Response, ApiError> {
-    let store = api.dispatcher.store();
-    let pepper = api.dispatcher.pepper();
-    let sealed = store.sealed(job).await?;
-    let secrets = sealed.and_then(|sealed| pepper.open(job, &sealed));
-    let Value::Object(mut report) =
-        serde_json::to_value(report).map_err(|error| ApiError::Internal(error.to_string()))?
-    else {
-        return Err(ApiError::Internal("a report is not an object".into()));
-    };
-    match secrets {
-        Some(secrets) => {
-            let token = pepper.job_token(job);
-            mask(&mut report, &mut Masker::new(secrets.masks.iter().chain([&token]).map(app::Secret::expose)));
-        }
-        // What cannot be masked is withheld; counts need no masking.
-        None => report.retain(|field, _| field == "tasks_done"),
-    }
-    if store.progress(job, &report).await? {
+    if api.dispatcher.take_report(job, report).await? {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     Err(ApiError::JobEnded)
 }
 
-/// Masks every text of a report, names of hosts and outputs included.
-fn mask(report: &mut Map<String, Value>, masker: &mut Masker) {
-    for (name, mut value) in std::mem::take(report) {
-        mask_value(&mut value, masker);
-        report.insert(masked(&name, masker), value);
-    }
-}
-
-fn mask_value(value: &mut Value, masker: &mut Masker) {
-    match value {
-        Value::String(text) => *text = masked(text, masker),
-        Value::Array(items) => items.iter_mut().for_each(|item| mask_value(item, masker)),
-        Value::Object(fields) => mask(fields, masker),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
-}
-
-fn masked(text: &str, masker: &mut Masker) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    masker.push(text.as_bytes(), &mut out);
-    // Each text is a stream of its own.
-    masker.finish(&mut out);
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -309,19 +263,5 @@ mod tests {
         for bad in [&[b"".as_slice()][..], &[b"a b"], &["é".as_bytes()], &[&[b'x'; 256]], &[b"a", b"b"]] {
             assert_eq!(read(bad), Err(()), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn secrets_in_a_report_are_masked_wherever_they_stand() {
-        let Value::Object(mut report) = json!({
-            "task": "Log in with hush-hush", "tasks_done": 3, "outputs": {"hush-hush": ["a hush-hush b", {"x": "hush-hush"}]},
-        }) else {
-            panic!("an object")
-        };
-        mask(&mut report, &mut Masker::new(["hush-hush"]));
-        assert_eq!(
-            Value::Object(report),
-            json!({"task": "Log in with ***", "tasks_done": 3, "outputs": {"***": ["a *** b", {"x": "***"}]}})
-        );
     }
 }

@@ -106,13 +106,14 @@ impl Dispatcher {
             }
         }
         drop(writing);
-        self.record_end(held, container, at, intake, over).await
+        self.record_end(held, record, container, at, intake, over).await
     }
 
     /// After the log's end: the rest of the text and the exit code, if the container has ended. False: it is not to be believed.
     async fn record_end(
         &self,
         held: &Held,
+        record: &Record,
         container: &str,
         at: Position,
         intake: Option<Intake>,
@@ -142,6 +143,7 @@ impl Dispatcher {
         }
         if let Some(exit_code) = exit_code {
             let reason = found.out_of_memory.then_some("the container was killed for want of memory (runner.memory)");
+            self.read_report(record, container).await?;
             self.parts.store.exited(held, exit_code, reason).await?;
         }
         Ok(true)
@@ -171,6 +173,7 @@ impl Dispatcher {
             if exit_code == 0 && !self.believable(held, &found).await? {
                 return Ok(false);
             }
+            self.read_report(&record, &container).await?;
             self.parts.store.exited(held, exit_code, None).await?;
         }
         Ok(true)

@@ -20,6 +20,10 @@ const FOLDER: &str = "/run/lockstep";
 pub(super) const SEALED: &str = "/run/lockstep/sealed";
 /// Its largest size in bytes: variables and secrets of a request of bounded size.
 pub(super) const SEALED_MAX: u64 = 1024 * 1024;
+/// Where a container leaves its last report, if nobody has heard it.
+pub(super) const REPORT: &str = "/run/lockstep/report.json";
+/// Its largest size in bytes, as over the API.
+pub(super) const REPORT_MAX: u64 = 64 * 1024;
 
 /// What came of a launch.
 pub(super) enum Launched {
@@ -214,11 +218,13 @@ impl Dispatcher {
         let ca = tokio::fs::read(ca).await.map_err(|cause| Trouble::File { what: ca.display().to_string(), cause })?;
         let token = self.parts.pepper.job_token(held.job()).expose().as_bytes().to_vec();
         let vars = serde_json::to_vec(vars).unwrap_or_else(|_| b"{}".to_vec());
+        let file = |path: String, content, writable| File { path, content, writable };
         Ok(vec![
-            File { path: format!("{FOLDER}/vars.json"), content: vars },
-            File { path: format!("{FOLDER}/token"), content: token },
-            File { path: format!("{FOLDER}/ca.crt"), content: ca },
-            File { path: SEALED.to_owned(), content: sealed },
+            file(format!("{FOLDER}/vars.json"), vars, false),
+            file(format!("{FOLDER}/token"), token, false),
+            file(format!("{FOLDER}/ca.crt"), ca, false),
+            file(SEALED.to_owned(), sealed, false),
+            file(REPORT.to_owned(), Vec::new(), true),
         ])
     }
 }

@@ -14,12 +14,14 @@
 //! A supervisor that meets trouble (Redis or engine out of reach) starts its job's step again from what is recorded: there is
 //! no second way to recover. One that is told that its writes are stale goes away; whoever made them stale goes on.
 
+mod due;
 mod feed;
 mod follow;
 mod launch;
 mod orders;
 mod reconcile;
 mod releases;
+mod report;
 mod supervise;
 
 use std::collections::HashMap;

@@ -11,9 +11,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::FutureExt as _;
 use serde_json::{Map, Value};
 
 use super::{Dispatcher, Refusal, Start};
@@ -21,6 +20,7 @@ use crate::clock;
 use crate::model::app::Secret;
 use crate::model::ids::{Action, DeploymentId, JobId, Word};
 use crate::model::job::WhenBusy;
+use crate::model::order::command;
 use crate::model::order::environment::Environment;
 use crate::model::order::file::variable;
 use crate::model::order::plan::{Plan, plan};
@@ -31,12 +31,6 @@ use crate::store::{NewJob, OrderWrite, OrderWritten, Recorded, StoreError, Store
 
 /// So often an order that others change all the time is read again.
 const TRIES: usize = 20;
-/// So many orders are looked at beside each other.
-const AT_ONCE: usize = 8;
-/// How long to wait when nothing is known to be due.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// How long to wait after trouble, and for a memory that is being rebuilt.
-const PAUSE: Duration = Duration::from_millis(500);
 
 /// Why an order is not given or changed.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +56,7 @@ pub enum OrderRefusal {
     Problems(Vec<String>),
     /// What people may not do to it.
     #[error(transparent)]
-    Refused(#[from] rule::Refused),
+    Refused(#[from] command::Refused),
     /// The `Idempotency-Key` was used with another request.
     #[error("this Idempotency-Key was used with another request")]
     KeyReused,
@@ -188,7 +182,7 @@ impl Dispatcher {
             let now_ms = self.noting(self.parts.store.now_ms().await)?;
             let id = OrderId { environment: new.spec.environment.clone(), number: stored.newest + 1 };
             let order = Order::new(id.clone(), new.mode.clone(), new.spec.clone(), new.by.clone(), now_ms);
-            let told = rule::given(&order);
+            let told = command::given(&order);
             let draft = Draft { order, told, revision: 0, woken: 0, older: false, file: &new.file, idempotency };
             match self.settle_order(draft).await {
                 Ok(Settled::Done(order)) => {
@@ -238,11 +232,11 @@ impl Dispatcher {
             let mut order = stored.order;
             let told = match command {
                 None => Vec::new(),
-                Some(OrderCommand::Cancel { by, reason }) => rule::cancel(&mut order, by, reason)?,
+                Some(OrderCommand::Cancel { by, reason }) => command::cancel(&mut order, by, reason)?,
                 Some(OrderCommand::Retry { by, reason }) => {
                     let (facts, _) =
                         self.noting(self.parts.store.order_facts(&order, self.parts.order_parallel).await)?;
-                    rule::retry(&mut order, facts.newest, by, reason)?
+                    command::retry(&mut order, facts.newest, by, reason)?
                 }
             };
             let draft = Draft {
@@ -287,18 +281,21 @@ impl Dispatcher {
         let seal = |(name, value): (&Word, &Secret)| {
             (name.clone(), self.parts.pepper.seal_variable(environment, mode, name, value))
         };
-        let drawn = drawn.iter().map(seal).collect();
+        let drawn: BTreeMap<Word, Vec<u8>> = drawn.iter().map(seal).collect();
+        let told: Vec<_> = draft.told.iter().chain(&change.told).map(|told| written(&order, told)).collect();
+        let nothing = told.is_empty() && drawn.is_empty() && jobs.is_empty() && deployed == before;
         let write = OrderWrite {
             order: &order,
             revision: draft.revision,
             woken: draft.woken,
+            as_read: nothing && draft.revision > 0 && !draft.older && order == draft.order,
             due_ms: rule::due_ms(&order, facts.now_ms),
             holds: rule::holds(&order),
             deployed: (deployed != before).then_some(&deployed),
             retention_ms: u64::try_from(self.parts.release_retention.as_millis()).unwrap_or(u64::MAX >> 12),
             file: draft.file,
             idempotency: draft.idempotency,
-            told: draft.told.iter().chain(&change.told).map(|told| written(&order, told)).collect(),
+            told,
             drawn: &drawn,
             jobs: &jobs,
         };
@@ -390,44 +387,32 @@ impl Dispatcher {
 
     /// Looks at orders whenever one is due, until the stop.
     pub(super) async fn keep_ordering(self: Arc<Self>) {
-        let ordering = async {
-            let mut news = self.parts.store.any_order_news();
-            loop {
-                if self.check_open().is_err() {
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
-                news.mark_unchanged();
-                let pause = match self.noting(self.parts.store.due_orders().await) {
-                    Ok((due, next)) if due.is_empty() => next.map_or(LOOK_AGAIN, Duration::from_millis).min(LOOK_AGAIN),
-                    Ok((due, _)) => {
-                        let looks =
-                            futures::stream::iter(due).map(|id| self.look_at_order(id)).buffer_unordered(AT_ONCE);
-                        if looks.fold(true, |all, good| std::future::ready(all && good)).await {
-                            continue;
-                        }
-                        PAUSE
-                    }
-                    Err(error) => {
-                        tracing::debug!(%error, "it is not known which orders are due");
-                        PAUSE
-                    }
-                };
-                let _ = tokio::time::timeout(pause, news.changed()).await;
-            }
-        };
-        self.stop.run_until_cancelled(ordering).await;
+        let news = self.parts.store.any_order_news();
+        self.keep_looking(
+            "orders",
+            news,
+            |store| store.due_orders().boxed(),
+            |this, id| this.look_at_order(id).boxed(),
+        )
+        .await;
     }
 
     /// Takes an order as far as it goes; false: there was trouble, and it stays due.
     async fn look_at_order(self: &Arc<Self>, id: OrderId) -> bool {
-        match self.transact_order(&id, None).await {
-            Ok(()) => true,
-            Err(error) => {
+        let Err(error) = self.transact_order(&id, None).await else { return true };
+        match self.seen_order(&id).await {
+            Err(OrderRefusal::Unknown) => {
+                tracing::debug!(order = %id, "an order that is not kept any more is not looked at");
+            }
+            Err(OrderRefusal::Other(Refusal::Store(StoreError::Unreadable(what)))) => {
+                tracing::error!(order = %id, what, "an order cannot be read; it is left as it is");
+            }
+            Ok(_) | Err(_) => {
                 tracing::warn!(order = %id, %error, "an order is looked at again later");
-                false
+                return false;
             }
         }
+        self.noting(self.parts.store.forget_due_order(&id).await).is_ok()
     }
 }
 

@@ -16,9 +16,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
 use super::supervise::Start;
@@ -35,14 +34,6 @@ use crate::store::{NewJob, ReleaseFilter, ReleaseWrite, StoreError, StoredReleas
 
 /// So often in a row others may be first before a change is given up.
 const TRIES: usize = 20;
-/// So many releases are looked at at a time.
-const AT_ONCE: usize = 8;
-/// The executor looks so often in any case, should a wake-up be missed.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
-/// Pause after trouble.
-const PAUSE: Duration = Duration::from_secs(1);
-/// How long it waits until state is known.
-const OPEN_PACE: Duration = Duration::from_millis(100);
 
 /// A release to be made.
 #[derive(Debug, Clone)]
@@ -397,32 +388,9 @@ impl Dispatcher {
 
     /// Looks at releases whenever one is due, until the stop.
     pub(super) async fn keep_releasing(self: Arc<Self>) {
-        let releasing = async {
-            let mut news = self.parts.store.any_release_news();
-            loop {
-                if self.check_open().is_err() {
-                    tokio::time::sleep(OPEN_PACE).await;
-                    continue;
-                }
-                news.mark_unchanged();
-                let pause = match self.noting(self.parts.store.due_releases().await) {
-                    Ok((due, next)) if due.is_empty() => next.map_or(LOOK_AGAIN, Duration::from_millis).min(LOOK_AGAIN),
-                    Ok((due, _)) => {
-                        let looks = futures::stream::iter(due).map(|id| self.look_at(id)).buffer_unordered(AT_ONCE);
-                        if looks.fold(true, |all, good| std::future::ready(all && good)).await {
-                            continue;
-                        }
-                        PAUSE
-                    }
-                    Err(error) => {
-                        tracing::debug!(%error, "it is not known which releases are due");
-                        PAUSE
-                    }
-                };
-                let _ = tokio::time::timeout(pause, news.changed()).await;
-            }
-        };
-        self.stop.run_until_cancelled(releasing).await;
+        let news = self.parts.store.any_release_news();
+        self.keep_looking("releases", news, |store| store.due_releases().boxed(), |this, id| this.look_at(id).boxed())
+            .await;
     }
 
     /// Takes a release as far as it goes; false: there was trouble.
@@ -448,7 +416,7 @@ impl Dispatcher {
                 return false;
             }
         }
-        self.noting(self.parts.store.forget_due(id).await).is_ok()
+        self.noting(self.parts.store.forget_due_release(id).await).is_ok()
     }
 }
 

@@ -218,6 +218,8 @@ pub struct File {
     pub path: String,
     /// Content.
     pub content: Vec<u8>,
+    /// Whether every user of the container may change it; else only root.
+    pub writable: bool,
 }
 
 /// A container as the engine shows it.

@@ -22,6 +22,11 @@ use crate::model::order::{Deployed, Order, OrderId};
 
 const FIELDS_OF_ORDER: [&str; 4] = ["json", "revision", "epoch", "woken"];
 
+/// The fields of what is deployed in a mode, and of the memory in which that was recorded.
+fn deployed_fields(mode: &Word) -> [String; 2] {
+    [format!("deployed:{mode}"), format!("epoch:{mode}")]
+}
+
 /// What the fields of a vault's variables begin with.
 fn vault_of(mode: &Word) -> String {
     format!("vault:{mode}/")
@@ -70,15 +75,12 @@ impl Store {
         let environment: Environment = serde_json::from_str(json).map_err(|_| unreadable())?;
         let modes: Vec<Word> = environment.modes.keys().cloned().collect();
         let deployed = self.read(self.quick(), &key, |pipe| {
-            pipe.cmd("HMGET")
-                .arg(&key)
-                .arg("")
-                .arg(modes.iter().map(|mode| format!("deployed:{mode}")).collect::<Vec<_>>());
+            pipe.cmd("HMGET").arg(&key).arg("").arg(modes.iter().flat_map(deployed_fields).collect::<Vec<_>>());
         });
         let deployed = items(deployed.await?.next()?);
         let mut all = BTreeMap::new();
-        for (mode, stored) in modes.into_iter().zip(deployed.iter().skip(1)) {
-            let deployed = deployed_of(stored).ok_or_else(unreadable)?;
+        for (mode, stored) in modes.into_iter().zip(deployed[1..].chunks_exact(2)) {
+            let deployed = self.deployed_of(&stored[0], &stored[1]).ok_or_else(unreadable)?;
             let prefix = vault_of(&mode);
             let vault = names.iter().filter_map(|name| name.strip_prefix(&prefix)?.parse().ok()).collect();
             all.insert(mode, (deployed, vault));
@@ -96,11 +98,11 @@ impl Store {
 
     /// An order; none: there is none.
     pub async fn order(&self, id: &OrderId) -> Result<Option<StoredOrder>> {
-        Ok(self.orders(std::slice::from_ref(id)).await?.pop())
+        self.orders(std::slice::from_ref(id)).await?.pop().map(|(_, read)| read).transpose()
     }
 
-    /// Orders, in this order; those that are not there are left out.
-    pub async fn orders(&self, which: &[OrderId]) -> Result<Vec<StoredOrder>> {
+    /// Orders, in this order; those that are not there are left out, and one that cannot be read keeps none of the others back.
+    pub async fn orders(&self, which: &[OrderId]) -> Result<Vec<(OrderId, Result<StoredOrder>)>> {
         let answers = self.read(self.quick(), "orders", |pipe| {
             for id in which {
                 pipe.cmd("HMGET").arg(self.keys().order(id)).arg(&FIELDS_OF_ORDER);
@@ -123,7 +125,7 @@ impl Store {
                     of_this_memory: known.as_ref().is_some_and(|known| Some(known.epoch.as_str()) == word(2)),
                 })
             };
-            found.push(read().ok_or_else(|| StoreError::Unreadable(self.keys().order(id)))?);
+            found.push((id.clone(), read().ok_or_else(|| StoreError::Unreadable(self.keys().order(id)))));
         }
         Ok(found)
     }
@@ -158,9 +160,8 @@ impl Store {
         let home = keys.environment(&order.id.environment);
         let answers = self.read(self.quick(), &home, |pipe| {
             pipe.cmd("TIME");
-            let deployed = format!("deployed:{}", order.mode);
             let newest = format!("newest:{}", order.mode);
-            pipe.cmd("HMGET").arg(&home).arg(&["json", &newest, "holder", &deployed]);
+            pipe.cmd("HMGET").arg(&home).arg(&["json", &newest, "holder"]).arg(&deployed_fields(&order.mode));
             pipe.cmd("HKEYS").arg(&home);
             for job in &jobs {
                 pipe.cmd("HMGET").arg(keys.job(*job)).arg(&FIELDS);
@@ -171,12 +172,12 @@ impl Store {
         let now_ms = time_ms(answers.next()?).ok_or_else(|| StoreError::Unreadable("TIME".into()))?;
         let fields = items(answers.next()?);
         let unreadable = || StoreError::Unreadable(home.clone());
-        let [json, newest, holder, deployed] = &fields[..] else { return Err(unreadable()) };
+        let [json, newest, holder, deployed, epoch] = &fields[..] else { return Err(unreadable()) };
         let environment: Option<Environment> = match text(json) {
             Some(json) => Some(serde_json::from_str(json).map_err(|_| unreadable())?),
             None => None,
         };
-        let deployed = deployed_of(deployed).ok_or_else(unreadable)?;
+        let deployed = self.deployed_of(deployed, epoch).ok_or_else(unreadable)?;
         let prefix = vault_of(&order.mode);
         let names = items(answers.next()?);
         let vault = names.iter().filter_map(|name| text(name)?.strip_prefix(&prefix)?.parse().ok()).collect();
@@ -220,6 +221,22 @@ impl Store {
         Ok(names.iter().zip(sealed).filter_map(|(name, sealed)| Some((name.clone(), bytes(sealed)?))).collect())
     }
 
+    /// What is deployed, as stored; nothing is stored before there is something. What was recorded in another memory may have changed
+    /// since, so nothing of it is relied on. None: it cannot be read.
+    fn deployed_of(&self, stored: &Value, epoch: &Value) -> Option<Deployed> {
+        let Some(json) = text(stored) else { return (*stored == Value::Nil).then(Deployed::default) };
+        let mut deployed: Deployed = serde_json::from_str(json).ok()?;
+        if self.known().is_none_or(|known| text(epoch) != Some(&*known.epoch)) {
+            deployed.doubt();
+        }
+        Some(deployed)
+    }
+
+    /// Takes an order that cannot be read off those that are to be looked at.
+    pub async fn forget_due_order(&self, id: &OrderId) -> Result<()> {
+        self.forget_due("order", &id.to_string()).await
+    }
+
     /// Writes an order, and what follows from it.
     pub async fn write_order(&self, write: &OrderWrite<'_>) -> Result<OrderWritten> {
         let order = write.order;
@@ -233,7 +250,7 @@ impl Store {
             call.arg(write.due_ms.map(|due| due.to_string()).unwrap_or_default());
             call.arg(u8::from(write.holds)).arg(write.woken).arg(order.mode.as_str()).arg(deployed.unwrap_or_default());
             call.arg(write.retention_ms).arg(self.retention_ms()).arg(write.file).arg(hash).arg(digest);
-            call.arg(if order.says_all() { "1" } else { "" });
+            call.arg(if order.says_all() { "1" } else { "" }).arg(u8::from(write.as_read));
             call.arg(write.told.len());
             for (what, data) in &write.told {
                 call.arg(what).arg(data);
@@ -274,12 +291,4 @@ fn failure_of(json: &[u8]) -> Option<String> {
     let failures: Vec<HashMap<String, String>> = serde_json::from_slice(json).ok()?;
     let of = failures.into_iter().next()?;
     Some(format!("{}: {}", of.get("task")?, of.get("message")?))
-}
-
-/// What is deployed, as stored; nothing is stored before there is something. None: it cannot be read.
-fn deployed_of(stored: &Value) -> Option<Deployed> {
-    match text(stored) {
-        Some(json) => serde_json::from_str(json).ok(),
-        None => (*stored == Value::Nil).then(Deployed::default),
-    }
 }

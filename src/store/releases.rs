@@ -146,9 +146,13 @@ impl Store {
     }
 
     /// Takes a release off those that are to be looked at, which is not there any more or cannot be read, with all that it has reserved.
-    pub async fn forget_due(&self, id: ReleaseId) -> Result<()> {
+    pub async fn forget_due_release(&self, id: ReleaseId) -> Result<()> {
+        self.forget_due("release", &id.to_string()).await
+    }
+
+    pub(super) async fn forget_due(&self, kind: &str, id: &str) -> Result<()> {
         let reply = self.run(&scripts::FORGET_DUE, self.quick(), |call| {
-            call.arg(id.to_string());
+            call.arg(kind).arg(id);
         });
         reply.await.map(drop)
     }

@@ -464,6 +464,8 @@ pub struct OrderWrite<'a> {
     pub revision: u64,
     /// How often it had been woken when it was read.
     pub woken: u64,
+    /// Whether it is as it was read, and nothing follows: then it is not written.
+    pub as_read: bool,
     /// When it is to be looked at again, in milliseconds since 1970.
     pub due_ms: Option<u64>,
     /// Whether it holds the environment.

@@ -172,11 +172,14 @@ pub struct OrderView {
     pub failed: Vec<String>,
 }
 
-/// A page of orders, newest first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// Orders by environment, newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OrderList {
     /// The orders.
     pub orders: Vec<OrderSummary>,
+    /// Those that are there and cannot be read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<String>,
 }
 
 /// Body of what is done to an order.

@@ -102,6 +102,24 @@ async fn succeed(here: &Installation, one: &Running, lock: &str, task: &str) -> 
     told
 }
 
+/// Lets all that an order has begun succeed, until it has.
+async fn finish(here: &Installation, one: &Running, id: &OrderId) -> Vec<String> {
+    let mut done = Vec::new();
+    eventually("the order has succeeded", async || {
+        for container in here.engine.running() {
+            let told = told(here, &container);
+            let labels = here.engine.spec(&container).labels;
+            let report = json!({"outputs": outputs(&told)}).as_object().cloned().expect("an object");
+            one.store().progress(labels.job, &report).await.expect("Redis answers");
+            here.engine.exit(&container, 0);
+            done.push(format!("{} {}", labels.action, labels.inventory));
+        }
+        (seen(one, id).await.state == State::Succeeded).then_some(())
+    })
+    .await;
+    done
+}
+
 async fn output_of(one: &Running, job: JobId) -> String {
     let (bytes, _) = one.store().output(job, 0, 1 << 20).await.expect("Redis answers").expect("a job");
     String::from_utf8(bytes).expect("UTF-8")
@@ -416,5 +434,66 @@ async fn an_order_that_says_less_waits_and_takes_nobodys_place() {
     })
     .await;
     assert_ne!(go_on.state, State::Superseded, "what was ended takes nobody's place");
+    one.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_job_says_at_last_is_read_from_its_container_if_nobody_has_heard_it() {
+    let here = Installation::new().await;
+    let mut one = here.start("one").await;
+    register(&one).await;
+    let id = order(&one, ORDER).await;
+    let (container, told) = begun(&here, WHOLE).await;
+    let path = "/run/lockstep/report.json";
+    assert_eq!(here.engine.content(&container, path), b"", "it is there for it");
+    // Nobody is there to hear it, nor when it ends.
+    one.stop().await;
+    let job = here.engine.spec(&container).labels.job;
+    let report = json!({"task": "Say", "tasks_done": 7, "outputs": outputs(&told), "recap": {}});
+    here.engine.write(&container, path, report.to_string().as_bytes());
+    here.engine.exit(&container, 0);
+    one = here.start("one").await;
+    let (container, told) = begun(&here, WHOLE).await;
+    assert_eq!(told["task"], "resources");
+    assert_eq!(seen(&one, &id).await.commits.len(), 2);
+    let view = one.store().job(job, None).await.expect("Redis answers").0.expect("a job");
+    assert_eq!(view.progress.expect("heard")["tasks_done"], 7);
+
+    // What cannot be read is not taken for anything.
+    here.engine.write(&container, path, b"{\"outputs\": ");
+    here.engine.exit(&container, 0);
+    let order = is(&one, &id, State::Failed).await;
+    assert!(order.reason.expect("a reason").contains("did not say which port"));
+    one.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_an_older_redis_says_is_deployed_is_relied_on() {
+    let mut here = Installation::new().await;
+    let one = here.start("one").await;
+    register(&one).await;
+    let first = order(&one, ORDER).await;
+    finish(&here, &one, &first).await;
+    let again = order(&one, ORDER).await;
+    assert_eq!(finish(&here, &one, &again).await, ["order-domains shop/environment"], "nothing differs");
+    here.redis.kill();
+    let aside = here.redis.save();
+    here.redis.restart().await;
+    let later = order(&one, &ORDER.replace("path: /b", "path: /c")).await;
+    finish(&here, &one, &later).await;
+    here.redis.restart_on(&aside).await;
+    let after = eventually("the memory is known again", async || try_order(&one, ORDER, None).await.ok()).await.id;
+    assert_eq!(after, later, "of that one nothing is known");
+    let done: BTreeSet<String> = finish(&here, &one, &after).await.into_iter().collect();
+    let all = [
+        "order-domains shop/environment",
+        "order-routes shop/environment",
+        "order-service shop/a",
+        "order-service shop/b",
+        "order-variables shop/environment",
+    ];
+    assert_eq!(done.iter().map(String::as_str).collect::<Vec<_>>(), all);
+    let last = order(&one, ORDER).await;
+    assert_eq!(finish(&here, &one, &last).await, ["order-domains shop/environment"], "all was compared once");
     one.stop().await;
 }

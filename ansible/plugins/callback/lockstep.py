@@ -3,7 +3,8 @@
     Ansible's events ──► State (pure) ──► Reporter: keeps the latest state, one thread posts it
 
 Nothing here may fail or slow a run. Ansible's thread only ever replaces the state that is to be sent; what the thread
-could not send in time is overtaken by what came after. At the end the last state gets FLUSH seconds.
+could not send in time is overtaken by what came after. At the end the last state gets FLUSH seconds; then it is left in a file,
+which the dispatcher reads from the ended container where something depends on it.
 Without LOCKSTEP_URL (a run by hand) the plugin is silent.
 """
 
@@ -31,6 +32,7 @@ requirements:
 """
 
 RUN = os.environ.get("LOCKSTEP_RUN_DIR", "/run/lockstep")
+LEFT = os.path.join(RUN, "report.json")  # where the last report is left
 
 INTERVAL = 0.2  # seconds between the beginnings of two posts
 TIMEOUT = 2.0  # seconds for connecting, and for each wait on the connection
@@ -185,11 +187,19 @@ class Reporter:
             self.changed.notify_all()
 
     def flush(self):
-        """Waits until the latest state was delivered, at most FLUSH seconds. Whether it was is nobody's concern."""
+        """Waits until the latest state was delivered, at most FLUSH seconds. One that was not is left for the dispatcher."""
         with self.changed:
             self.finishing = True
             self.changed.notify_all()
-            self.changed.wait_for(lambda: self.delivered == self.offered, FLUSH)
+            if self.changed.wait_for(lambda: self.delivered == self.offered, FLUSH):
+                return
+            report = encode(self.latest)
+        try:
+            # The dispatcher has put it there, empty; nobody else may make a file in that folder.
+            with open(LEFT, "r+b") as file:
+                file.write(report)
+        except OSError:  # an older dispatcher, which reads none
+            pass
 
     def run(self):
         trouble = 0

@@ -30,8 +30,10 @@ use crate::wire::{OrderList, OrderMove, OrderView, PlanView, Problem};
 
 /// The longest that an answer is waited for, in seconds.
 const WAIT_MAX: u64 = 60;
-/// The most orders of a page.
+/// The most orders of an environment that are listed,
 const LIMIT_MAX: usize = 200;
+/// and of each, if no environment is named.
+const LIMIT_OF_ALL: usize = 20;
 
 /// The order in a path.
 pub(super) struct Ordered(OrderId);
@@ -89,7 +91,7 @@ pub(super) struct Filter {
     /// Only of this environment
     #[param(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     environment: Option<String>,
-    /// At most so many of each environment; 20 unless given
+    /// At most so many of each environment, the newest ones; 20 unless given, which is the most if no environment is named
     #[param(minimum = 1, maximum = 200)]
     limit: Option<usize>,
 }
@@ -215,23 +217,39 @@ pub(super) async fn list(
     _: Viewer,
     Query(Filter { environment, limit }): Query<Filter>,
 ) -> Result<axum::Json<OrderList>, ApiError> {
-    let limit = limit.unwrap_or(20);
-    if !(1..=LIMIT_MAX).contains(&limit) {
-        return Err(ApiError::Invalid(format!("limit must be 1 to {LIMIT_MAX}")));
+    let limit = limit.unwrap_or(LIMIT_OF_ALL);
+    match environment {
+        Some(_) if !(1..=LIMIT_MAX).contains(&limit) => {
+            return Err(ApiError::Invalid(format!("limit must be 1 to {LIMIT_MAX}")));
+        }
+        None if !(1..=LIMIT_OF_ALL).contains(&limit) => {
+            return Err(ApiError::Invalid(format!(
+                "limit must be 1 to {LIMIT_OF_ALL}, unless an environment is named"
+            )));
+        }
+        Some(_) | None => {}
     }
     let store = api.dispatcher.store();
     let environments = match optional_word("environment", environment)? {
         Some(environment) => vec![environment],
         None => store.environments().await?.into_iter().collect(),
     };
-    let mut orders = Vec::new();
+    let mut list = OrderList::default();
     for environment in environments {
         let newest = api.dispatcher.environment(&environment).await?.newest;
         let numbers = (1..=newest).rev().take(limit);
         let ids: Vec<OrderId> = numbers.map(|number| OrderId { environment: environment.clone(), number }).collect();
-        orders.extend(store.orders(&ids).await?.iter().map(view::summary));
+        for (id, read) in store.orders(&ids).await? {
+            match read {
+                Ok(stored) => list.orders.push(view::summary(&stored)),
+                Err(error) => {
+                    tracing::error!(order = %id, %error, "an order cannot be listed");
+                    list.unreadable.push(id.to_string());
+                }
+            }
+        }
     }
-    Ok(axum::Json(OrderList { orders }))
+    Ok(axum::Json(list))
 }
 
 /// Show an order

@@ -129,8 +129,8 @@ pub struct List {
     /// Only of this environment.
     #[arg(long, value_name = "ENVIRONMENT")]
     pub environment: Option<Word>,
-    /// At most so many of each environment, the newest ones.
-    #[arg(long, short = 'n', value_name = "NUMBER", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=200))]
+    /// At most so many of each environment, the newest ones: up to 200, or 20 if none is named.
+    #[arg(long, short = 'n', value_name = "NUMBER", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=200))]
     pub limit: u16,
     /// Print the dispatcher's JSON.
     #[arg(long)]

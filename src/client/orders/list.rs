@@ -29,6 +29,9 @@ pub(super) async fn list(args: List, http: &Http, screen: &mut Screen) -> Result
     for line in rows(&list.orders, screen.look().colour) {
         screen.say(&line);
     }
+    if !list.unreadable.is_empty() {
+        screen.say(&format!("cannot be read, and are left as they are: {}", list.unreadable.join(", ")));
+    }
     Ok(Exit::Done)
 }
 

@@ -9,7 +9,7 @@ use crate::engine::File;
 /// What an archive may hold beyond a file's content: its header, extended headers, padding and the end mark.
 pub(super) const OVERHEAD: u64 = 64 * 1024;
 
-/// An archive of files for the root folder: mode 0444, their folders 0755, all of them root's and of no date.
+/// An archive of files for the root folder: mode 0444, or 0666 if they are writable, their folders 0755, all of them root's and of no date.
 ///
 /// Only the folder that a file is in is named: a folder above it that is there keeps its mode, and the engine makes one that is not.
 pub(super) fn pack(files: &[File]) -> std::io::Result<Vec<u8>> {
@@ -24,7 +24,8 @@ pub(super) fn pack(files: &[File]) -> std::io::Result<Vec<u8>> {
             header.set_entry_type(tar::EntryType::Directory);
             archive.append_data(&mut header, folder, std::io::empty())?;
         }
-        archive.append_data(&mut header(0o444, file.content.len() as u64), path, file.content.as_slice())?;
+        let mode = if file.writable { 0o666 } else { 0o444 };
+        archive.append_data(&mut header(mode, file.content.len() as u64), path, file.content.as_slice())?;
     }
     archive.into_inner()
 }
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     fn file(path: &str, content: &[u8]) -> File {
-        File { path: path.to_owned(), content: content.to_vec() }
+        File { path: path.to_owned(), content: content.to_vec(), writable: false }
     }
 
     #[test]

@@ -385,7 +385,7 @@ impl Engine for Docker {
     async fn lay_to_rest(&self, container: &str) -> Result<Rest> {
         const DOING: &str = "make sure that a container that it lost sight of does not run";
         let first = self.mark(container).await? == Mark::SetUp;
-        let file = File { path: spec::SET_UP.to_owned(), content: Vec::new() };
+        let file = File { path: spec::SET_UP.to_owned(), content: Vec::new(), writable: false };
         self.put_files(container, &[file]).await?;
         let client = self.client(DOING)?;
         match self.ask(CHANGE, client.start_container(container, None::<options::StartContainerOptions>)).await {

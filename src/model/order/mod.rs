@@ -12,10 +12,13 @@
 //! * `rule` says what follows by itself: order, what is deployed, facts → what has changed, and which jobs are to be launched. It is a pure
 //!   function, asked again after every change, by whichever dispatcher. What a task has still to do follows from what differs, so a
 //!   task that is done is not done again, after a crash or in a retry.
+//! * `command` is what people do to an order, `ends` what the end of a job means for what is deployed.
 //! * This file is what is recorded: an order and what is deployed are each one JSON text, written together in one script.
 //!
 //! An environment carries out one order at a time. A newer one ends the one before it between tasks.
 
+pub mod command;
+mod ends;
 pub mod environment;
 pub mod file;
 pub mod plan;
@@ -227,6 +230,9 @@ pub struct Placed {
     pub secrets: Option<BTreeSet<Word>>,
     /// What runs; none: nothing of it was ever started.
     pub running: Option<Running>,
+    /// What is to run, as the job was told that is at it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<Running>,
     /// Hosts on which it ran before it moved, and still lies.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub left_on: BTreeSet<Word>,
@@ -418,9 +424,16 @@ pub struct Order {
     pub tasks: Vec<TaskRun>,
 }
 
+impl Placed {
+    /// Whether it is to run elsewhere than where it runs: on another host, or at another port.
+    fn moves(&self) -> bool {
+        self.running.as_ref().is_some_and(|runs| (&runs.host, Some(runs.port)) != (&self.host, self.port))
+    }
+}
+
 impl Deployed {
-    /// All of it may be otherwise than is recorded.
-    fn doubt(&mut self) {
+    /// All of it may be otherwise than is recorded: each service is deployed anew, with its variables, and the proxy is told all.
+    pub fn doubt(&mut self) {
         self.routes_doubtful = true;
         for placed in self.services.values_mut() {
             placed.doubtful = true;

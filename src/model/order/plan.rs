@@ -278,6 +278,7 @@ pub fn place(spec: &Spec, mode: &Mode, deployed: &mut Deployed) -> Vec<String> {
             doubtful: false,
             secrets: None,
             running: None,
+            begun: None,
             left_on: BTreeSet::new(),
         };
         match deployed.services.get_mut(id) {

@@ -22,23 +22,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
+use super::ends::forget;
 use super::environment::Mode;
 use super::plan::{differences, domains, gone, place, routes, running};
-use super::{Deployed, Operation, Order, Run, Running, State, Task, TaskRun, TaskState, lock, vars};
+use super::{Deployed, Operation, Order, Placed, Run, Running, State, Task, TaskRun, TaskState, lock, vars};
 use crate::model::ids::{Inventory, JobId, Word};
 use crate::model::job::Outcome;
 use crate::model::release::rule::Ended;
 
 /// An order whose jobs run is looked at so often even if nobody says that they have ended, in milliseconds.
 const LOOK_AGAIN_MS: u64 = 30_000;
-/// The jobs of so many attempts are kept in the order.
-const ATTEMPTS_MAX: u32 = 5;
 /// Why no job is begun that needs a variable which cannot be read.
 const SEALED: &str =
     "a variable of the vault cannot be read; was the pepper changed? Put it back, and try the order again";
-/// As much is kept of what a job says of its failure, in bytes.
-const TROUBLE_MAX: usize = 1024;
-
 /// What is known besides the order and what is deployed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Facts {
@@ -99,20 +95,6 @@ pub struct Change {
     pub cancel: Vec<JobId>,
 }
 
-/// Why a person's wish is refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// There is nothing to end.
-    #[error("the order has ended: {0}")]
-    Over(&'static str),
-    /// There is nothing to try again.
-    #[error("only an order that is incomplete, failed or canceled can be tried again; this one is {0}")]
-    NotFailed(&'static str),
-    /// Something newer is wanted.
-    #[error("order {0} of this environment is newer; what an older one asks for can be given anew by its number")]
-    Newer(u64),
-}
-
 /// Takes an order as far as the facts allow. `draw` gives ids for jobs.
 pub fn advance(order: &mut Order, deployed: &mut Deployed, facts: &Facts, draw: &mut dyn FnMut() -> JobId) -> Change {
     let mut rule = Rule { facts, draw, change: Change::default() };
@@ -131,53 +113,7 @@ pub fn holds(order: &Order) -> bool {
     matches!(order.state, State::Running | State::Canceling)
 }
 
-/// Somebody ends an order.
-///
-/// # Errors
-/// It has ended.
-pub fn cancel(order: &mut Order, by: &Word, reason: &str) -> Result<Vec<Told>, Refused> {
-    if order.state.is_over() {
-        return Err(Refused::Over(order.state.word()));
-    }
-    if order.state == State::Canceling {
-        return Ok(Vec::new());
-    }
-    order.state = State::Canceling;
-    order.canceled_by = Some(by.clone());
-    order.reason = Some(format!("canceled by {by}{}{reason}", if reason.is_empty() { "" } else { ": " }));
-    Ok(vec![told("canceling", json!({"by": by, "reason": reason}))])
-}
-
-/// Somebody has an order tried again: what has not succeeded, and what follows it.
-///
-/// # Errors
-/// It has not failed, or a newer one is there.
-pub fn retry(order: &mut Order, newest: u64, by: &Word, reason: &str) -> Result<Vec<Told>, Refused> {
-    if !matches!(order.state, State::Incomplete | State::Failed | State::Canceled) {
-        return Err(Refused::NotFailed(order.state.word()));
-    }
-    if newest > order.id.number {
-        return Err(Refused::Newer(newest));
-    }
-    // A task that has nothing to do costs no job; which have, the environment may have changed meanwhile.
-    for task in &mut order.tasks {
-        task.state = TaskState::Waiting;
-        task.runs.retain(|run| run.attempt + ATTEMPTS_MAX > order.attempt);
-    }
-    order.state = State::Queued;
-    order.reason = None;
-    order.ended_ms = None;
-    (order.canceled_by, order.overtaken) = (None, false);
-    order.attempt += 1;
-    Ok(vec![told("queued", json!({"by": by, "reason": reason, "attempt": order.attempt}))])
-}
-
-/// What is told of a new order.
-pub fn given(order: &Order) -> Vec<Told> {
-    vec![told("queued", json!({"by": order.by, "action": order.spec.action, "attempt": order.attempt}))]
-}
-
-fn told(what: &str, data: Value) -> Told {
+pub(super) fn told(what: &str, data: Value) -> Told {
     let data = match data {
         Value::Object(data) => data,
         _ => Map::new(),
@@ -185,8 +121,8 @@ fn told(what: &str, data: Value) -> Told {
     Told { what: what.to_owned(), data }
 }
 
-struct Rule<'a> {
-    facts: &'a Facts,
+pub(super) struct Rule<'a> {
+    pub(super) facts: &'a Facts,
     draw: &'a mut dyn FnMut() -> JobId,
     change: Change,
 }
@@ -202,122 +138,8 @@ enum Step {
 }
 
 impl Rule<'_> {
-    fn tell(&mut self, what: &str, data: Value) {
+    pub(super) fn tell(&mut self, what: &str, data: Value) {
         self.change.told.push(told(what, data));
-    }
-
-    /// Notes which jobs have ended, and what that means for what is deployed.
-    fn take_ends(&mut self, order: &mut Order, deployed: &mut Deployed) {
-        for at in 0..order.tasks.len() {
-            for run in 0..order.tasks[at].runs.len() {
-                let job = order.tasks[at].runs[run].job;
-                let Some(ended) = self.facts.ended.get(&job) else { continue };
-                if order.tasks[at].runs[run].outcome.is_some() {
-                    continue;
-                }
-                let task = order.tasks[at].task;
-                let trouble = self.effect(order, deployed, task, at, run, ended);
-                let run = &mut order.tasks[at].runs[run];
-                run.outcome = Some(if trouble.is_some() && ended.outcome == Outcome::Succeeded {
-                    Outcome::Failed
-                } else {
-                    ended.outcome
-                });
-                run.trouble = trouble;
-                if let Some(service) = &run.service {
-                    let all = json!({"task": task, "service": service, "operation": run.operation, "job": job, "outcome": run.outcome,
-                        "trouble": run.trouble, "result": result(run.outcome == Some(Outcome::Succeeded))});
-                    let what = format!("{}.{service}.finished", task.word());
-                    self.tell(&what, all);
-                }
-            }
-        }
-    }
-
-    /// What a job's end means; says what is wrong with it.
-    fn effect(
-        &mut self,
-        order: &mut Order,
-        deployed: &mut Deployed,
-        task: Task,
-        at: usize,
-        run: usize,
-        ended: &Ended,
-    ) -> Option<String> {
-        let run = order.tasks[at].runs[run].clone();
-        let good = ended.outcome == Outcome::Succeeded;
-        match (task, run.operation, &run.service) {
-            (Task::Domains, _, _) if good => {
-                deployed.proxy = order.place.as_ref().and_then(Mode::proxy_at);
-                deployed.domains.extend(domains(&order.spec, deployed));
-                for id in order.spec.services.keys() {
-                    let commit = text_of(&ended.outputs, "commits", id);
-                    match commit
-                        .filter(|commit| commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit()))
-                    {
-                        Some(commit) => {
-                            order.commits.insert(id.clone(), commit.to_ascii_lowercase());
-                        }
-                        None if order.commits.contains_key(id) => {}
-                        None => return Some(format!("the job did not say which commit service {id} is at")),
-                    }
-                }
-            }
-            (Task::Resources, _, _) if good => {
-                let ports = ended.outputs.get("ports");
-                for id in order.spec.services.keys() {
-                    let Some(placed) = deployed.services.get_mut(id) else { continue };
-                    let port = ports.and_then(|ports| ports.get(id.as_str())).and_then(Value::as_u64);
-                    match (placed.port, port.and_then(|port| u16::try_from(port).ok())) {
-                        (None, None) => return Some(format!("the job did not say which port service {id} has")),
-                        (None, port) => placed.port = port,
-                        (Some(_), _) => {}
-                    }
-                }
-            }
-            (Task::Variables, _, _) if good => {
-                for (id, service) in &order.spec.services {
-                    if let Some(placed) = deployed.services.get_mut(id) {
-                        placed.secrets = Some(service.variables.clone());
-                    }
-                }
-            }
-            (Task::Services, _, Some(id)) => {
-                let wanted = wanted(order, deployed, id);
-                if let (Some(placed), Some(wanted)) = (deployed.services.get_mut(id), wanted) {
-                    placed.doubtful = !good;
-                    if good {
-                        let before = placed.running.replace(wanted);
-                        placed.left_on.extend(before.map(|runs| runs.host));
-                        placed.left_on.remove(&placed.host);
-                    }
-                }
-            }
-            (Task::Routes, Operation::Remove, Some(id)) if good => {
-                if let Some(host) = &run.host {
-                    forget(order, deployed, id, host);
-                }
-            }
-            (Task::Routes, Operation::Remove, Some(id)) => {
-                // It may have got as far as that: what was there is not relied on any more.
-                if let Some(placed) = deployed.services.get_mut(id) {
-                    let runs = placed.running.as_ref().map(|runs| &runs.host);
-                    if run.host.as_ref() == Some(&placed.host) || (run.host.is_some() && run.host.as_ref() == runs) {
-                        placed.doubtful = true;
-                        placed.secrets = None;
-                        placed.port = None;
-                    }
-                }
-            }
-            (Task::Routes, Operation::Configure, _) if good => {
-                deployed.routes_doubtful = false;
-                deployed.proxy = order.place.as_ref().and_then(Mode::proxy_at);
-                deployed.routes = routes(&order.spec, deployed);
-                deployed.domains = domains(&order.spec, deployed);
-            }
-            _ => {}
-        }
-        (!good).then(|| trouble_of(ended))
     }
 
     fn go_on(&mut self, order: &mut Order, deployed: &mut Deployed) -> bool {
@@ -550,13 +372,13 @@ impl Rule<'_> {
         })
     }
 
-    fn services(&mut self, order: &mut Order, mode: &Mode, deployed: &Deployed, at: usize, newer: bool) -> Step {
+    fn services(&mut self, order: &mut Order, mode: &Mode, deployed: &mut Deployed, at: usize, newer: bool) -> Step {
         let attempt = order.attempt;
         let of_attempt = |order: &Order, id: &Word| {
             let mut runs = order.tasks[at].runs.iter().filter(|run| run.attempt == attempt);
             runs.any(|run| run.service.as_ref() == Some(id))
         };
-        let ids: Vec<Word> = order.spec.services.keys().cloned().collect();
+        let mut ids: Vec<Word> = order.spec.services.keys().cloned().collect();
         let ready = |id: &Word| {
             let secrets = deployed.services.get(id).and_then(|placed| placed.secrets.as_ref());
             wanted(order, deployed, id).filter(|wanted| secrets == Some(&wanted.variables))
@@ -564,6 +386,16 @@ impl Rule<'_> {
         let unready = ids.iter().find(|id| ready(id).is_none());
         if let (Some(id), 0) = (unready, self.busy(order, at)) {
             return Step::Failed(format!("service {id} has no port or not its variables; try the order again"));
+        }
+        // Where those are that others are told of is known once their moves have ended: these go first.
+        let goes_first = |id: &Word| {
+            let told_of = order.spec.services.get(id).is_some_and(|service| !service.roles.is_empty());
+            let mut runs = order.tasks[at].runs.iter().filter(|run| run.attempt == attempt && run.outcome.is_some());
+            let moves = deployed.services.get(id).is_some_and(Placed::moves);
+            told_of && moves && !runs.any(|run| run.service.as_ref() == Some(id))
+        };
+        if ids.iter().any(goes_first) {
+            ids.retain(goes_first);
         }
         for id in ids {
             if newer || self.busy(order, at) >= self.facts.parallel.max(1) {
@@ -582,7 +414,10 @@ impl Rule<'_> {
             // It is told of no value, but its log may show one.
             let values = BTreeMap::from([(id.clone(), wanted.variables.clone())]);
             let lock = lock(&order.id.environment, Some(&id));
-            let what = (Some(id.clone()), Operation::Deploy, Some(wanted.host));
+            let what = (Some(id.clone()), Operation::Deploy, Some(wanted.host.clone()));
+            if let Some(placed) = deployed.services.get_mut(&id) {
+                placed.begun = Some(wanted);
+            }
             self.launch(&mut order.tasks[at], attempt, lock, action(Task::Services), vars, values, what);
         }
         self.done(order, at)
@@ -681,45 +516,6 @@ fn left_over(order: &Order, deployed: &Deployed) -> Vec<(Word, Word)> {
     left
 }
 
-/// A service does not lie on a host any more.
-fn forget(order: &Order, deployed: &mut Deployed, id: &Word, host: &Word) {
-    let gone = gone(&order.spec, deployed).contains(id);
-    let Some(placed) = deployed.services.get_mut(id) else { return };
-    placed.left_on.remove(host);
-    if !gone {
-        return;
-    }
-    placed.running = placed.running.take().filter(|runs| runs.host != *host);
-    if placed.host != *host {
-        return;
-    }
-    // It has a place on another host as well, or lies there: with a port and variables of that place, which nobody has noted.
-    match placed.running.as_ref().map(|runs| &runs.host).or(placed.left_on.iter().next()).cloned() {
-        Some(other) => {
-            placed.host = other;
-            placed.port = None;
-            placed.secrets = None;
-        }
-        None => {
-            deployed.services.remove(id);
-        }
-    }
-}
-
-fn result(good: bool) -> &'static str {
+pub(super) fn result(good: bool) -> &'static str {
     if good { "pass" } else { "fail" }
-}
-
-fn text_of<'a>(outputs: &'a Map<String, Value>, name: &str, id: &Word) -> Option<&'a str> {
-    outputs.get(name)?.get(id.as_str())?.as_str()
-}
-
-fn trouble_of(ended: &Ended) -> String {
-    let why = ended.reason.clone().or_else(|| ended.outputs.get("trouble").and_then(Value::as_str).map(str::to_owned));
-    let mut why = why.unwrap_or_else(|| format!("its job ended {}; its output says why", ended.outcome));
-    if why.len() > TROUBLE_MAX {
-        let end = (0..=TROUBLE_MAX).rev().find(|end| why.is_char_boundary(*end)).unwrap_or_default();
-        why.truncate(end);
-    }
-    why
 }

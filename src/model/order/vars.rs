@@ -24,8 +24,11 @@ pub(super) fn environment_of(
 ) -> BTreeMap<String, String> {
     let mut told = mode.variables.clone();
     for (other, service) in &spec.services {
-        let placed = deployed.services.get(other);
-        let address = placed.and_then(|placed| Some((&mode.host(&placed.host)?.address, placed.port?)));
+        let address = deployed.services.get(other).and_then(|placed| match &placed.running {
+            // Its move did not succeed: what was there before still is.
+            Some(runs) if other != id && placed.moves() && placed.doubtful => Some((&runs.address, runs.port)),
+            _ => Some((&mode.host(&placed.host)?.address, placed.port?)),
+        });
         if let Some((address, port)) = address {
             let address = if address.contains(':') { format!("[{address}]") } else { address.clone() };
             told.extend(service.roles.iter().map(|role| (address_of(role), format!("http://{address}:{port}"))));

@@ -23,6 +23,24 @@ local function key(name)
   return prefix .. name
 end
 
+-- The lists that follow from arg(place) on: each a count, and then the parts of its items in turn, as many as its width says.
+local function lists(place, ...)
+  local all = {}
+  for n, width in ipairs({ ... }) do
+    local items, count = {}, tonumber(arg(place))
+    place = place + 1
+    for item = 1, count do
+      items[item] = {}
+      for part = 1, width do
+        items[item][part] = arg(place)
+        place = place + 1
+      end
+    end
+    all[n] = items
+  end
+  return unpack(all)
+end
+
 -- The name of this memory, and how often state has changed in it.
 local epoch, counter
 

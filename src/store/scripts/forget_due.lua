@@ -1,12 +1,12 @@
--- Looks no more at a release that is not there any more or cannot be read, and takes back what it has reserved.
+-- Looks no more at a release or an order that is not there any more or cannot be read, and takes back what a release has reserved.
 --
--- arg 1 its id
+-- arg 1 'release' or 'order', 2 its id
 -- replies  OK
 --
 -- Invariant: what is left as it is keeps nobody from a lock.
 
-local id = arg(1)
-local reserved, its = redis.call('HGETALL', key('reserved')), {}
+local kind, id = arg(1), arg(2)
+local reserved, its = kind == 'release' and redis.call('HGETALL', key('reserved')) or {}, {}
 for n = 1, #reserved, 2 do
   if reserved[n + 1] == id then
     its[#its + 1] = reserved[n]
@@ -15,5 +15,5 @@ end
 if unreserve(id, its) then
   raise()
 end
-redis.call('ZREM', key('releases:due'), id)
+redis.call('ZREM', key(kind .. 's:due'), id)
 return reply('OK')

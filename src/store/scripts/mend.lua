@@ -25,12 +25,13 @@ while arg(i) do
   redis.call('HSET', key('job:' .. it.job), arg(i), arg(i + 1))
   i = i + 2
 end
-if not fields(it.job, 'release')[1] then
-  -- No container says whose job it is; the release that waits for it does, and is to hear of its end.
-  for _, release in ipairs(redis.call('SMEMBERS', key('releases:active'))) do
-    local json = redis.pcall('HGET', key('release:' .. release), 'json')
+-- No container says whose job it is; the release or the order that waits for it does, and is to hear of its end.
+for _, kind in ipairs({ 'release', 'order' }) do
+  local of = fields(it.job, kind)[1]
+  for _, id in ipairs(of and {} or redis.call('SMEMBERS', key(kind .. 's:active'))) do
+    local json = redis.pcall('HGET', key(kind .. ':' .. id), 'json')
     if type(json) == 'string' and string.find(json, '"' .. it.job .. '"', 1, true) then
-      redis.call('HSET', key('job:' .. it.job), 'release', release)
+      redis.call('HSET', key('job:' .. it.job), kind, id)
     end
   end
 end

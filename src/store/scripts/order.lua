@@ -5,6 +5,7 @@
 -- 9 its mode, 10 what is deployed there as JSON, or '' to leave it, 11 retention of orders in ms, 12 that of events,
 -- 13 the file that a new one was given in, 14 hash of the Idempotency-Key or '', 15 digest of the request,
 -- 16 '1' if it says all of its mode, so that older ones give way to it, and '' if it was ended before it began and does so no more,
+-- 17 '1' if the order is as it was read and nothing follows: then it waits on, and is not written,
 -- then three lists, each a count and then its parts in turn: events (what, data as JSON); variables drawn for the vault (name, sealed);
 -- jobs (job, app, inventory, action, sealed secrets)
 --
@@ -13,11 +14,13 @@
 --          EXISTS number         this request gave that order before
 --          KEYREUSED             the key was used with another request
 --
--- Invariants: an environment is held by one order; numbers grow by one; a variable of the vault, once drawn, is never drawn again.
+-- Invariants: no wake-up is lost, also one that comes between a reading and the writing that follows it; an environment is held by one order; numbers grow by one; a variable of the vault, once drawn,
+-- is never drawn again; what is deployed bears the name of the memory in which it was recorded.
 
 local environment, number, revision, json, active, due = arg(1), arg(2), arg(3), arg(4), arg(5) == '1', arg(6)
 local holds, woken, mode, deployed = arg(7) == '1', arg(8), arg(9), arg(10)
 local retention, events_retention, file, idempotency, digest = arg(11), arg(12), arg(13), arg(14), arg(15)
+local says_all, as_read = arg(16) == '1', arg(17) == '1'
 local id = environment .. '/' .. number
 local name, home = key('order:' .. id), key('environment:' .. environment)
 
@@ -36,23 +39,20 @@ if (stands or '0') ~= revision or (holds and holder and holder ~= number)
   return reply('RACED')
 end
 
-local says_all = arg(16) == '1'
-local place = 17
-local function list(width)
-  local count = tonumber(arg(place))
-  local items = {}
-  place = place + 1
-  for n = 1, count do
-    items[n] = {}
-    for part = 1, width do
-      items[n][part] = arg(place)
-      place = place + 1
-    end
-  end
-  return items
-end
-local told, drawn, jobs = list(2), list(2), list(5)
+local told, drawn, jobs = lists(18, 2, 2, 5)
 
+if active and ((woken_by_now or '0') ~= woken or (not holds and not holder)) then
+  -- Something has happened that the writer does not know of: another has ended, for instance.
+  due = '0'
+end
+if due ~= '' then
+  redis.call('ZADD', key('orders:due'), due, id)
+else
+  redis.call('ZREM', key('orders:due'), id)
+end
+if as_read then
+  return reply('OK', revision)
+end
 redis.call('HSET', name, 'json', json, 'revision', digits(revision + 1), 'epoch', epoch)
 if revision == '0' then
   redis.call('HSET', name, 'file', file)
@@ -69,17 +69,8 @@ elseif not says_all and redis.call('HGET', home, 'newest:' .. mode) == number th
   redis.call('HDEL', home, 'newest:' .. mode)
 end
 redis.call(active and 'SADD' or 'SREM', key('orders:active'), id)
-if active and ((woken_by_now or '0') ~= woken or (not holds and not holder)) then
-  -- Something has happened that the writer does not know of: another has ended, for instance.
-  due = '0'
-end
-if due ~= '' then
-  redis.call('ZADD', key('orders:due'), due, id)
-else
-  redis.call('ZREM', key('orders:due'), id)
-end
 if deployed ~= '' then
-  redis.call('HSET', home, 'deployed:' .. mode, deployed)
+  redis.call('HSET', home, 'deployed:' .. mode, deployed, 'epoch:' .. mode, epoch)
 end
 for _, it in ipairs(drawn) do
   redis.call('HSETNX', home, 'vault:' .. mode .. '/' .. it[1], it[2])

@@ -41,22 +41,7 @@ if (stands or '0') ~= revision then
   return reply('RACED')
 end
 
--- The lists, as they come.
-local place = 18
-local function list(width)
-  local count = tonumber(arg(place))
-  local items = {}
-  place = place + 1
-  for n = 1, count do
-    items[n] = {}
-    for part = 1, width do
-      items[n][part] = arg(place)
-      place = place + 1
-    end
-  end
-  return items
-end
-local told, there, occupied, holds, jobs = list(2), list(2), list(2), list(2), list(5)
+local told, there, occupied, holds, jobs = lists(18, 2, 2, 2, 2, 5)
 
 for _, it in ipairs(occupied) do
   if (redis.call('HGET', key('occupants'), it[1]) or '') ~= it[2] then

@@ -221,5 +221,5 @@ pub(super) async fn first_line(output: &mut Output) -> Vec<u8> {
 }
 
 pub(super) fn file(path: &str, content: &[u8]) -> File {
-    File { path: path.into(), content: content.into() }
+    File { path: path.into(), content: content.into(), writable: false }
 }

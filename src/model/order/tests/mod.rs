@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
+use super::command;
 use super::environment::{self, Environment};
 use super::rule::{self, Change, Facts, Launch};
 use super::{Deployed, Order, OrderId, State, Task, TaskState, file};

@@ -84,7 +84,7 @@ impl Play {
             Step::Cancel(which) => {
                 if let Some(number) = self.nth(*which) {
                     let order = self.orders.get_mut(&number).expect("it is there");
-                    if rule::cancel(order, &word("ada"), "").is_ok() {
+                    if command::cancel(order, &word("ada"), "").is_ok() {
                         self.look(number);
                     }
                 }
@@ -93,7 +93,7 @@ impl Play {
                 if let Some(number) = self.nth(*which) {
                     let newest = self.newest;
                     let order = self.orders.get_mut(&number).expect("it is there");
-                    if rule::retry(order, newest, &word("ada"), "").is_ok() {
+                    if command::retry(order, newest, &word("ada"), "").is_ok() {
                         self.look(number);
                     }
                 }

@@ -1,8 +1,8 @@
 //! The five tasks, one after the other, and what goes wrong in them.
 
 use super::*;
+use crate::model::order::command::Refused;
 use crate::model::order::plan::routes;
-use crate::model::order::rule::Refused;
 
 #[test]
 fn an_order_goes_through_its_five_tasks() {
@@ -108,7 +108,7 @@ fn a_service_that_fails_holds_up_no_other_and_is_tried_again_alone() {
     assert_eq!(trouble.as_deref(), Some("it did not go well"));
 
     let order = play.orders.get_mut(&first).expect("it is there");
-    rule::retry(order, 1, &word("ada"), "").expect("it may be tried again");
+    command::retry(order, 1, &word("ada"), "").expect("it may be tried again");
     play.look(first);
     assert_eq!(play.at_work(), ["order-service 3/6"], "nothing else is done again");
     play.play(&[]);
@@ -137,7 +137,7 @@ fn what_all_depend_on_ends_the_order_and_a_retry_goes_on_there() {
         assert!(play.running.is_empty() && play.holder.is_none());
         let vault = play.vault.clone();
         let order = play.orders.get_mut(&first).expect("it is there");
-        rule::retry(order, 1, &word("ada"), "").expect("it may be tried again");
+        command::retry(order, 1, &word("ada"), "").expect("it may be tried again");
         play.look(first);
         play.play(&[]);
         assert_eq!(play.state(first), State::Succeeded);
@@ -174,7 +174,7 @@ fn a_newer_order_ends_the_one_before_it_between_tasks() {
     play.play(&[]);
     assert_eq!(play.state(third), State::Succeeded);
     let older = play.orders.get_mut(&first).expect("it is there");
-    assert!(matches!(rule::retry(older, 3, &word("ada"), ""), Err(Refused::NotFailed(_))));
+    assert!(matches!(command::retry(older, 3, &word("ada"), ""), Err(Refused::NotFailed(_))));
 
     // While services are deployed, no further one is begun.
     let mut play = Play::new();
@@ -208,7 +208,7 @@ fn an_order_that_is_canceled_ends_its_jobs_and_may_be_tried_again() {
     let first = play.give(ORDER);
     play.look(first);
     let order = play.orders.get_mut(&first).expect("it is there");
-    let told = rule::cancel(order, &word("ada"), "a mistake").expect("it may be ended");
+    let told = command::cancel(order, &word("ada"), "a mistake").expect("it may be ended");
     assert_eq!(told[0].what, "canceling");
     let change = play.look(first);
     assert_eq!(change.cancel, play.running.keys().copied().collect::<Vec<_>>());
@@ -218,8 +218,8 @@ fn an_order_that_is_canceled_ends_its_jobs_and_may_be_tried_again() {
     assert_eq!(play.state(first), State::Canceled);
     assert_eq!(play.orders[&first].reason.as_deref(), Some("canceled by ada: a mistake"));
     let order = play.orders.get_mut(&first).expect("it is there");
-    assert!(matches!(rule::cancel(order, &word("ada"), ""), Err(Refused::Over("canceled"))));
-    rule::retry(order, 1, &word("ada"), "").expect("it may be tried again");
+    assert!(matches!(command::cancel(order, &word("ada"), ""), Err(Refused::Over("canceled"))));
+    command::retry(order, 1, &word("ada"), "").expect("it may be tried again");
     play.look(first);
     play.play(&[]);
     assert_eq!(play.state(first), State::Succeeded);
@@ -297,6 +297,37 @@ fn a_service_that_moves_runs_on_both_hosts_until_the_routes_have_changed() {
 }
 
 #[test]
+fn those_that_are_told_of_a_service_are_told_where_it_is_also_if_its_move_fails() {
+    let mut play = Play::new();
+    let first = play.give(ORDER);
+    play.look(first);
+    play.play(&[]);
+    let told = |play: &Play, id: &str| {
+        play.deployed.services[&word(id)].running.as_ref().expect("it runs").environment["AUTH_URL"].clone()
+    };
+    let home = told(&play, "7");
+    assert!(home.starts_with("http://10.0.0.1:"), "{home}");
+    // All of them go to another machine; the one that the others call goes first.
+    play.environment = registered(&ENVIRONMENT.replace("memory: 1000", "memory: 1"));
+    let second = play.give(ORDER);
+    play.look(second);
+    while !play.at_work().iter().any(|job| job.starts_with("order-service")) {
+        let job = *play.running.keys().next().expect("a job");
+        play.end(job, Outcome::Succeeded);
+    }
+    assert_eq!(play.at_work(), ["order-service 3/6"]);
+    play.play(&["3/6"]);
+    assert_eq!(play.state(second), State::Incomplete);
+    assert_eq!([told(&play, "7"), told(&play, "8")], [home.clone(), home], "it is still where it was");
+    let order = play.orders.get_mut(&second).expect("it is there");
+    command::retry(order, second, &word("ada"), "").expect("it may be tried again");
+    play.look(second);
+    play.play(&[]);
+    assert_eq!(play.state(second), State::Succeeded);
+    assert!(told(&play, "7").starts_with("http://two.lab.example:") && told(&play, "8") == told(&play, "6"));
+}
+
+#[test]
 fn what_has_no_room_ends_the_order_before_anything_is_touched() {
     let mut play = Play::new();
     play.environment =
@@ -353,7 +384,7 @@ fn another_try_looks_at_what_the_environment_has_become() {
             .replace("proxy: {host: one}", "proxy: {host: two}"),
     );
     let order = play.orders.get_mut(&first).expect("it is there");
-    rule::retry(order, 1, &word("ada"), "").expect("it may be tried again");
+    command::retry(order, 1, &word("ada"), "").expect("it may be tried again");
     play.look(first);
     play.play(&[]);
     assert_eq!(play.state(first), State::Succeeded);
@@ -496,7 +527,7 @@ fn when_redis_came_back_older_nothing_more_is_begun_and_nothing_is_relied_on() {
     assert_eq!((play.state(first), play.holder), (State::Failed, None));
     assert!(play.orders[&first].tasks[3].runs.len() == 2 && play.deployed.routes_doubtful);
     let order = play.orders.get_mut(&first).expect("it is there");
-    rule::retry(order, 1, &word("ada"), "").expect("it may be tried again");
+    command::retry(order, 1, &word("ada"), "").expect("it may be tried again");
     play.look(first);
     play.play(&[]);
     assert_eq!(play.state(first), State::Succeeded);

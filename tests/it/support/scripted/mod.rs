@@ -119,6 +119,12 @@ impl Scripted {
         self.change(|world| world.host_files.insert(path.to_owned(), content.to_vec()));
     }
 
+    /// A container writes one of its files.
+    pub(crate) fn write(&self, container: &str, path: &str, content: &[u8]) {
+        let (path, content) = (path.to_owned(), content.to_vec());
+        self.change(|world| world.get(container).expect("a container").files.insert(path, content));
+    }
+
     /// An image with its digest, on the engine or in the registry.
     pub(crate) fn image(&self, image: &str, digest: &str, on_engine: bool) {
         self.change(|world| {
