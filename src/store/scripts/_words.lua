@@ -24,9 +24,10 @@ local function key(name)
 end
 
 -- The lists that follow from arg(place) on: each a count, and then the parts of its items in turn, as many as its width says.
-local function lists(place, ...)
+-- (Not of variable arguments: in such a function, Lua 5.1 has a local `arg` of its own.)
+local function lists(place, widths)
   local all = {}
-  for n, width in ipairs({ ... }) do
+  for n, width in ipairs(widths) do
     local items, count = {}, tonumber(arg(place))
     place = place + 1
     for item = 1, count do

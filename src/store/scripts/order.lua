@@ -39,7 +39,7 @@ if (stands or '0') ~= revision or (holds and holder and holder ~= number)
   return reply('RACED')
 end
 
-local told, drawn, jobs = lists(18, 2, 2, 5)
+local told, drawn, jobs = lists(18, { 2, 2, 5 })
 
 if active and ((woken_by_now or '0') ~= woken or (not holds and not holder)) then
   -- Something has happened that the writer does not know of: another has ended, for instance.

@@ -41,7 +41,7 @@ if (stands or '0') ~= revision then
   return reply('RACED')
 end
 
-local told, there, occupied, holds, jobs = lists(18, 2, 2, 2, 2, 5)
+local told, there, occupied, holds, jobs = lists(18, { 2, 2, 2, 2, 5 })
 
 for _, it in ipairs(occupied) do
   if (redis.call('HGET', key('occupants'), it[1]) or '') ~= it[2] then

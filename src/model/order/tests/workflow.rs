@@ -308,7 +308,7 @@ fn those_that_are_told_of_a_service_are_told_where_it_is_also_if_its_move_fails(
     let home = told(&play, "7");
     assert!(home.starts_with("http://10.0.0.1:"), "{home}");
     // All of them go to another machine; the one that the others call goes first.
-    play.environment = registered(&ENVIRONMENT.replace("memory: 1000", "memory: 1"));
+    play.environment = registered(&ENVIRONMENT.replace("memory: 1000", "memory: 16"));
     let second = play.give(ORDER);
     play.look(second);
     while !play.at_work().iter().any(|job| job.starts_with("order-service")) {
