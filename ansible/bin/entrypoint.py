@@ -258,8 +258,8 @@ def order_inventory(values, task, environment, service, folder, home):
             hosts[own]["ansible_ssh_common_args"] = " ".join("-o " + shlex.quote(option) for option in options)
     proxy = name("the host of the proxy", told["proxy"]["host"])
     port("the port of the proxy", told["proxy"]["port"])
-    # A job for one service is given the host of that service alone.
-    must(proxy in hosts or task == "service", "lockstep_order.hosts, without the proxy's,", ", ".join(hosts))
+    # A job for services is given their hosts alone.
+    must(proxy in hosts or task in ("service", "variables"), "lockstep_order.hosts, without the proxy's,", ", ".join(hosts))
     must(hosts, "lockstep_order.hosts", told["hosts"])
     groups = {"hosts": {"hosts": hosts}, "proxy": {"hosts": {proxy: {}} if proxy in hosts else {}}}
     return {"all": {"children": groups}}, "".join(known)

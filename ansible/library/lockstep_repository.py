@@ -94,7 +94,11 @@ def resolve_one(url, revision):
     if revision is not None and (not isinstance(revision, str) or not revision or re.search(r"[\x00-\x20\x7f]", revision)):
         raise Refused("%r is not a revision" % (revision,))
     listing = git("ls-remote", "--", checked(url), *candidates(revision), seconds=ANSWER_WAIT)
-    return revision if revision and COMMIT.fullmatch(revision) else found(listing, revision)
+    if not revision or not COMMIT.fullmatch(revision):
+        return found(listing, revision)
+    with tempfile.TemporaryDirectory(prefix="repository-") as folder:
+        fetch(folder, url, revision)
+    return revision
 
 
 def resolve(repositories):
@@ -112,21 +116,26 @@ def resolve(repositories):
     return commits
 
 
+def fetch(folder, url, commit):
+    """A commit, into a repository in an empty folder."""
+    git("init", "--quiet", "--bare", folder, seconds=ANSWER_WAIT)
+    into = ("-C", folder, "fetch", "--quiet", "--no-tags")
+    try:
+        git(*into, "--depth=1", "--", url, commit, seconds=FETCH_WAIT)
+    except Refused:
+        git(*into, "--", url, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*", seconds=FETCH_WAIT)
+    try:
+        git("-C", folder, "cat-file", "-e", commit + "^{commit}", seconds=ANSWER_WAIT)
+    except Refused:
+        raise Refused("there is no commit %s" % commit) from None
+
+
 def export(url, commit, dest):
     if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
         raise Refused("%r is not a full commit id" % (commit,))
     checked(url)
     with tempfile.TemporaryDirectory(prefix="repository-") as folder:
-        git("init", "--quiet", "--bare", folder, seconds=ANSWER_WAIT)
-        fetch = ("-C", folder, "fetch", "--quiet", "--no-tags")
-        try:
-            git(*fetch, "--depth=1", "--", url, commit, seconds=FETCH_WAIT)
-        except Refused:
-            git(*fetch, "--", url, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*", seconds=FETCH_WAIT)
-        try:
-            git("-C", folder, "cat-file", "-e", commit + "^{commit}", seconds=ANSWER_WAIT)
-        except Refused:
-            raise Refused("there is no commit %s" % commit) from None
+        fetch(folder, url, commit)
         # Here it goes before what the repository itself says.
         with open(os.path.join(folder, "info", "attributes"), "w", encoding="ascii") as file:
             file.write("* -export-ignore -export-subst\n")

@@ -112,9 +112,12 @@ def locations(routes):
         path = route["path"] if route["path"] != "/" else ""
         address = "[%s]" % route["address"] if ":" in route["address"] else route["address"]
         target = "http://%s:%d" % (address, route["port"])
+        # Where a service leads elsewhere without its prefix, because it does not know that or is told it and does not care.
+        inside = re.escape(path[1:])
+        leads = ' proxy_redirect default; proxy_redirect "~^/(?!%s(?:/|$))(.*)$" "%s/$1";' % (inside, path) if path else ""
         yield "# service %s" % json.dumps(route["service"])
         for match in ('= "%s"' % path, '"%s/"' % path) if path else ('"/"',):
-            yield 'location %s { set $prefix "%s"; proxy_pass %s%s; }' % (match, path, target, "/" if path else "")
+            yield 'location %s { set $prefix "%s"; proxy_pass %s%s;%s }' % (match, path, target, "/" if path else "", leads)
     if "/" not in [route["path"] for route in routes]:
         yield 'location / { return 404 "nothing is routed here\\n"; }'
 

@@ -11,6 +11,7 @@
         log/current               what it has said
 
     change     does
+    supervise  starts the supervisor of all services, unless it runs: after a reboot
     secrets    writes the variables
     compare    says whether what is asked for runs already and answers
     stage      makes the folder of a new release, with its environment
@@ -67,6 +68,7 @@ STOP_WAIT = 15  # seconds for a process to end before it is killed
 SUPERVISOR_WAIT = 20  # seconds; runsvdir looks every 5 s
 PAUSE = 0.5  # seconds between two tries
 LOG_LINES = 30
+LOG_BYTES = 20000
 
 # Run in the unit's folder. `group` holds the number of the session, and when its first process began: a number alone may be anybody's later.
 UNIT = {
@@ -205,6 +207,8 @@ http {
   server {
     listen %d;
     root "%s";
+    # A link of the repository could lead to any file of this user, secrets of others among them.
+    disable_symlinks on from=$document_root;
     location ~ "/[.](?!well-known/)" { return 404; }
     location / { try_files $uri $uri/ %s; }
   }
@@ -225,6 +229,13 @@ def exports(values):
 
 
 # --- the service on this host -----------------------------------------------------------------------------------------
+
+
+def own_address():
+    """Where others reach this host: there ssh has. A service that listens on the loopback alone is reached by nobody else. (Services listen on
+    HOST, which is IPv4.)"""
+    words = os.environ.get("SSH_CONNECTION", "").split()
+    return words[2] if len(words) == 4 and ":" not in words[2] else "127.0.0.1"
 
 
 class Service:
@@ -271,7 +282,7 @@ class Service:
         return done.stdout.decode("utf-8", "replace").strip()
 
     def run_supervisor(self):
-        """Sees to it that runsvdir runs, one for this environment and mode. It takes nothing of this process's environment along."""
+        """Sees to it that runsvdir runs, one for this environment and mode; whether it did not. It takes nothing of this process's environment along."""
         folder = os.path.join(self.root, "supervise")
         os.makedirs(folder, exist_ok=True)
         command = ["runsvdir", "-P", folder]
@@ -279,11 +290,12 @@ class Service:
             for pid in filter(str.isdigit, os.listdir("/proc")):
                 with contextlib.suppress(PermissionError):
                     if (read("/proc/%s/cmdline" % pid) or "").rstrip("\0").split("\0") == command:
-                        return
+                        return False
             environ = {name: os.environ[name] for name in ("HOME", "USER", "LOGNAME") if name in os.environ}
             environ.update(PATH=PATH, LANG="C.UTF-8")
             with open(folder + ".log", "wb") as log:
                 subprocess.Popen(command, cwd="/", env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        return True
 
     def write_unit(self):
         for folder in (self.unit, os.path.join(self.unit, "control"), os.path.join(self.unit, "log"), self.path("log")):
@@ -344,8 +356,8 @@ class Service:
             pid, _session, name = listener(port) or (0, 0, "a process that has just ended")
             raise Refused("port %d is not free: process %d (%s) listens there" % (port, pid, name))
 
-    def answers(self, port, health):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    def answers(self, port, health, seconds=5):
+        connection = http.client.HTTPConnection(own_address(), port, timeout=seconds)
         with contextlib.closing(connection):
             try:
                 connection.request("GET", health)
@@ -356,17 +368,16 @@ class Service:
 
     def await_answer(self, port, health, tries):
         """None once it answers, else why not. A process that has ended twice will not come."""
-        seen, said = set(), ""
-        for _try in range(tries):
-            began = time.monotonic()
+        seen, said, until = set(), "", time.monotonic() + tries * PAUSE
+        while (began := time.monotonic()) < until:
             seen.add(read(os.path.join(self.unit, "group")))
             if len(seen - {None}) > 2:
                 return "it keeps ending"
-            well, said = self.answers(port, health)
+            well, said = self.answers(port, health, min(5, max(PAUSE, until - began)))
             if well:
                 return None
             time.sleep(max(0, began + PAUSE - time.monotonic()))
-        return "http://127.0.0.1:%d%s does not answer as it should (%s)" % (port, health, said)
+        return "http://%s:%d%s does not answer as it should (%s)" % (own_address(), port, health, said)
 
     # --- changes
 
@@ -471,16 +482,20 @@ class Service:
         try:
             with open(self.log, "rb") as file:
                 file.seek(size if size <= os.fstat(file.fileno()).st_size else 0)
-                lines = file.read()[-20000:].decode("utf-8", "replace").splitlines()
+                written = file.read()
         except FileNotFoundError:
-            lines = []
-        text = "\n".join(["its log:", *lines[-LOG_LINES:]]) if lines else "it has written nothing to its log"
+            written = b""
         # Some programs print their environment when they fail. Short values would hide half of the text, and are no secrets.
-        for word in shlex.split(read(self.path("secrets.env")) or ""):
-            for line in word.partition("=")[2].splitlines():
-                if len(line) > 5:
-                    text = text.replace(line, "********")
-        return text
+        words = shlex.split(read(self.path("secrets.env")) or "")
+        secrets = [line.encode() for word in words for line in word.partition("=")[2].splitlines() if len(line) > 5]
+        # What is cut off may end within a value: the rest of it would not be known for one.
+        within = max(map(len, secrets), default=0)
+        cut = len(written) > LOG_BYTES + within
+        text = written[-LOG_BYTES - within :] if cut else written
+        for secret in secrets:
+            text = text.replace(secret, b"********")
+        lines = text[within if cut else 0 :].decode("utf-8", "replace").splitlines()
+        return "\n".join(["its log:", *lines[-LOG_LINES:]]) if lines else "it has written nothing to its log"
 
 
 def apply(asked):
@@ -488,8 +503,12 @@ def apply(asked):
     what, port, health = asked["change"], asked["port"], asked["health"]
     if what != "remove" and not health.startswith("/") or re.search(r"[^!-~]", health):
         raise Refused("%r is not a path that can be asked for" % health)
+    if what == "supervise" and not os.path.isdir(os.path.dirname(service.link)):
+        return {"changed": False}
     with service.locked():
         compare_fence(**asked["fence"])
+        if what == "supervise":
+            return {"changed": service.run_supervisor()}
         if what == "remove":
             return service.remove()
         if what == "secrets":
@@ -514,7 +533,7 @@ def main():
 
     module = AnsibleModule(
         argument_spec={
-            "change": {"type": "str", "required": True, "choices": ["secrets", "compare", "stage", "plan", "start", "remove"]},
+            "change": {"type": "str", "required": True, "choices": ["supervise", "secrets", "compare", "stage", "plan", "start", "remove"]},
             "root": {"type": "path", "required": True},
             "service": {"type": "str", "required": True},
             "secrets": {"type": "dict", "no_log": True},

@@ -249,6 +249,9 @@ class Orders(Case):
                 self.give(changed(path, value))
                 with self.subTest(path=path, value=value):
                     self.refused(65, "is not valid", *run)
+        # A job that gives services their variables concerns their hosts alone; the proxy's need not be one of them.
+        self.give({**an_order("variables"), "hosts": an_order()["hosts"][1:2]})
+        self.called("variables", "3/environment")
         for told in ({}, {**an_order(), "hosts": [7]}, {**an_order(), "hosts": [{"name": "host-a"}]}, {**an_order(), "proxy": None}, 7):
             self.give(told)
             with self.subTest(told):

@@ -438,9 +438,20 @@ class Orders(Case):
         # The supervisors are killed, and what they started is left behind; the proxy is gone.
         self.on("host-a", "pkill -KILL runsvdir; pkill -KILL runsv; pkill -KILL -f '[n]ginx: master process nginx -p /srv/orders/3.production/proxy'; "
                 "while pgrep -u deploy 'runsv' >/dev/null; do sleep 0.05; done")  # fmt: skip
-        outputs = self.apply()
+        outputs = self.deploy_services()
         self.assertEqual({name: output["changed"] for name, output in outputs.items()}, {"6": True, "8": True})
+        self.route()
         self.assertEqual(self.json(API, "/core/")["version"], "1.0")
+
+        # As after a reboot: nothing of this user runs. The first task of any order brings it back, and the rest has nothing to do.
+        pid = self.json(API, "/core/")["pid"]
+        for host in MACHINES:
+            self.on(host, "pkill -KILL -u deploy runsvdir; pkill -KILL -u deploy runsv; pkill -KILL -u deploy svlogd; "
+                    "pkill -KILL -u deploy nginx; pkill -KILL -u deploy node; true")  # fmt: skip
+        self.resolve()
+        wait_for("what a reboot has stopped", again)
+        outputs = self.apply()
+        self.assertEqual({name: output["changed"] for name, output in outputs.items()}, {"6": False, "8": False})
 
         # The dispatcher takes the route first, and then the service.
         removed = self.services.pop("8")

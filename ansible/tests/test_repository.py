@@ -62,19 +62,21 @@ class Git(unittest.TestCase):
             return {name: archive.extractfile(name).read().decode() for name in archive.getnames()}
 
     def test_revisions(self):
-        asked = [{"service": str(number), "url": self.url, "revision": revision} for number, revision in enumerate([None, "main", "v1", ONE])]
-        self.assertEqual(repository.resolve(asked), {"0": self.second, "1": self.second, "2": self.first, "3": ONE})
+        asked = [{"service": str(number), "url": self.url, "revision": revision} for number, revision in enumerate([None, "main", "v1", self.first])]
+        self.assertEqual(repository.resolve(asked), {"0": self.second, "1": self.second, "2": self.first, "3": self.first})
 
     def test_all_that_fail_are_named(self):
         asked = [
             {"service": "6", "url": self.url, "revision": None}, {"service": "7", "url": self.url, "revision": "none"},
             {"service": "8", "url": self.url + "x", "revision": ONE}, {"service": "9", "url": "ext::sh -c id", "revision": None},
             {"service": "10", "url": "ext::id", "revision": None}, {"service": "11", "url": f"--upload-pack=touch$IFS{self.folder}/run", "revision": None},
+            {"service": "12", "url": self.url, "revision": ONE},
         ]  # fmt: skip
         with self.assertRaises(repository.Refused) as refused:
             repository.resolve(asked)
         lines = str(refused.exception).splitlines()
-        self.assertEqual([line.split(" (")[0].rpartition(" ")[2] for line in lines], ["7", "8", "9", "10", "11"])
+        self.assertEqual([line.split(" (")[0].rpartition(" ")[2] for line in lines], ["7", "8", "9", "10", "11", "12"])
+        self.assertIn(f"there is no commit {ONE}", lines[5])
         self.assertIn("transport 'ext' not allowed", lines[3])
         self.assertFalse(os.path.exists(f"{self.folder}/run"))
 

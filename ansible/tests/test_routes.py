@@ -55,7 +55,8 @@ class Configuration(unittest.TestCase):
         told = locations(route("/core/"))
         self.assertEqual(list(told), ['= "/core"', '"/core/"', "/"])
         for match in ('= "/core"', '"/core/"'):
-            self.assertEqual(told[match], 'set $prefix "/core"; proxy_pass http://10.1.2.3:20001/;')
+            self.assertEqual(told[match], 'set $prefix "/core"; proxy_pass http://10.1.2.3:20001/; '
+                             'proxy_redirect default; proxy_redirect "~^/(?!core(?:/|$))(.*)$" "/core/$1";')
         self.assertIn("return 404", told["/"])
 
     def test_without_a_prefix_the_path_goes_on_as_it_came(self):

@@ -176,6 +176,9 @@ class Releases(Case):
         shown = self.it.log_since(size)
         self.assertIn("password is ********\nand ********", shown)
         self.assertEqual(len(shown.splitlines()), service.LOG_LINES + 1)
+        # What is cut off leaves no part of a value.
+        pathlib.Path(self.it.log).write_text("s3cr3t 'x" + "y" * (service.LOG_BYTES + 5) + "\n")
+        self.assertEqual(set(self.it.log_since(0).partition("\n")[2]), {"y"})
         # A new file was begun since then.
         pathlib.Path(self.it.log).write_text("anew\n")
         self.assertEqual(self.it.log_since(size), "its log:\nanew")

@@ -59,7 +59,12 @@ impl Rule<'_> {
         let good = ended.outcome == Outcome::Succeeded;
         match (task, run.operation, &run.service) {
             (Task::Domains, _, _) if good => {
-                deployed.proxy = order.place.as_ref().and_then(Mode::proxy_at);
+                let proxy = order.place.as_ref().and_then(Mode::proxy_at);
+                if deployed.proxy.is_some() && deployed.proxy != proxy {
+                    // It knows the domains now, and no route yet.
+                    deployed.routes_doubtful = true;
+                }
+                deployed.proxy = proxy;
                 deployed.domains.extend(domains(&order.spec, deployed));
                 for id in order.spec.services.keys() {
                     let commit = text_of(&ended.outputs, "commits", id);

@@ -177,6 +177,12 @@ fn mode(raw: &RawMode, found: &mut Found) -> Option<Mode> {
         if hosts.iter().any(|other| other.name == host.name) {
             found.wrong(raw.value.name.referenced, format!("name: there are two hosts of the name {}", host.name));
         }
+        let at = |host: &Host| (host.address.to_ascii_lowercase(), host.port);
+        if let Some(other) = hosts.iter().find(|other| at(other) == at(&host)) {
+            // A service that moves from one to the other would be removed where it has just been deployed.
+            let what = format!("address: {} has this address already; one machine is one host", other.name);
+            found.wrong(raw.value.address.referenced, what);
+        }
         hosts.push(host);
     }
     let proxy: Option<Word> = found.name("proxy: host", &raw.proxy.value.host);

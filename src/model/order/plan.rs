@@ -93,12 +93,14 @@ pub fn plan(
     let given = spec.services.values().flat_map(|service| &service.variables);
     plan.generate = given.filter(|name| !vault.contains(*name)).cloned().collect();
     let domains = domains(spec, deployed);
-    plan.domains = (
-        domains.difference(&deployed.domains).cloned().collect(),
-        deployed.domains.difference(&domains).cloned().collect(),
-    );
     let way = |route: &Route| (route.domain.clone(), route.path.clone(), route.service.clone());
-    let before: BTreeSet<Way> = deployed.routes.iter().map(way).collect();
+    // Another proxy is told all of it.
+    let (known, before): (BTreeSet<String>, BTreeSet<Way>) = if another_proxy(deployed, mode) {
+        Default::default()
+    } else {
+        (deployed.domains.clone(), deployed.routes.iter().map(way).collect())
+    };
+    plan.domains = (domains.difference(&known).cloned().collect(), known.difference(&domains).cloned().collect());
     let after = ways(spec, deployed);
     plan.routes = (after.difference(&before).cloned().collect(), before.difference(&after).cloned().collect());
     plan
@@ -148,6 +150,11 @@ pub fn differences(runs: &Running, wanted: &Running) -> Vec<String> {
         why.push("its variables of the vault".into());
     }
     why
+}
+
+/// Whether what the proxy was told is on another one than the mode has now.
+pub fn another_proxy(deployed: &Deployed, mode: &Mode) -> bool {
+    deployed.proxy.is_some() && deployed.proxy != mode.proxy_at()
 }
 
 /// Services that are deployed and that the order does not leave there.

@@ -24,7 +24,7 @@ use serde_json::{Map, Value, json};
 
 use super::ends::forget;
 use super::environment::Mode;
-use super::plan::{differences, domains, gone, place, routes, running};
+use super::plan::{another_proxy, differences, domains, gone, place, routes, running};
 use super::{Deployed, Operation, Order, Placed, Run, Running, State, Task, TaskRun, TaskState, lock, vars};
 use crate::model::ids::{Inventory, JobId, Word};
 use crate::model::job::Outcome;
@@ -473,11 +473,6 @@ impl Rule<'_> {
         let mut runs = order.tasks[at].runs.iter().filter(|run| run.attempt == order.attempt);
         Step::Done(runs.all(|run| run.outcome == Some(Outcome::Succeeded)))
     }
-}
-
-/// Whether what the proxy was told is on another one than the mode has now.
-fn another_proxy(deployed: &Deployed, mode: &Mode) -> bool {
-    deployed.proxy.is_some() && deployed.proxy != mode.proxy_at()
 }
 
 /// The action of a task, as in `runner.actions`.

@@ -122,6 +122,7 @@ fn every_mistake_in_an_environment_is_named_by_line_and_key() {
     for (from, to, line, what) in [
         ("environment: '3'", "environment: ''", 1, "environment is empty"),
         ("name: two", "name: one", 6, "name: there are two hosts"),
+        ("two.lab.example", "10.0.0.1", 6, "address: one has this address already"),
         ("name: two", "name: localhost", 6, "name: localhost means something else"),
         ("10.0.0.1", "'{{ lookup(1) }}'", 5, "address must be"),
         ("10.0.0.1", "-oProxyCommand=x", 5, "address must be"),

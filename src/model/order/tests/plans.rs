@@ -46,6 +46,12 @@ fn a_plan_says_what_would_change_and_changes_nothing() {
     assert_eq!(plan.routes.0, BTreeSet::from([("api.lab.example".into(), "/kernel".into(), word("6"))]));
     assert_eq!(plan.routes.1, BTreeSet::from([("api.lab.example".into(), "/core".into(), word("6"))]));
 
+    let production = play.environment.modes.get_mut(&word("production")).expect("a mode");
+    let port = std::mem::replace(&mut production.proxy.port, 8081);
+    let plan = planned(&play, ORDER, &[]);
+    assert_eq!((plan.domains.0.len(), plan.routes.0.len()), (2, 3), "another proxy is told all of it");
+    play.environment.modes.get_mut(&word("production")).expect("a mode").proxy.port = port;
+
     let front = ORDER.find("front:").expect("it is there");
     let plan = planned(&play, &ORDER[..front], &[]);
     assert_eq!(changes(&plan), ["6 Keep", "7 Keep", "8 Remove"]);

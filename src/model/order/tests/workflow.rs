@@ -458,6 +458,7 @@ fn a_proxy_that_moves_is_told_all_of_it() {
     play.look(second);
     play.play(&[]);
     assert_eq!(play.state(second), State::Succeeded);
+    assert_eq!(play.orders[&second].tasks[4].runs.len(), 1, "it is told the routes as well");
     assert_eq!(play.deployed.proxy, Some((word("two"), "two.lab.example".into(), 8081)));
 }
 
