@@ -5,6 +5,6 @@ set -euo pipefail
 
 cd "$ROOT"
 "$ROOT/ansible/tests/run"
-profile=${LOCKSTEP_TEST_PROFILE:-dev}
+profile=${TEST_PROFILE:-dev}
 cargo test --doc --locked --quiet --profile "$profile"
 cargo nextest run --locked --cargo-profile "$profile"
