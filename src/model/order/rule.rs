@@ -13,7 +13,7 @@
 //! ```
 //!
 //! What a task has to do follows from what differs between order and what is deployed, not from what was done before: so a task that is
-//! done is not done again. Each job is tried once in an attempt; another attempt is somebody's word ([`retry`]).
+//! done is not done again. Each job is tried once in an attempt; another attempt is somebody's word ([`retry`](super::command::retry)).
 //!
 //! The first three tasks and the routes are what all services depend on: if one of their jobs does not succeed, the order has failed. A
 //! service that does not succeed leaves the order incomplete.
