@@ -93,9 +93,10 @@ def git(*arguments, seconds):
 def resolve_one(url, revision):
     if revision is not None and (not isinstance(revision, str) or not revision or re.search(r"[\x00-\x20\x7f]", revision)):
         raise Refused("%r is not a revision" % (revision,))
-    listing = git("ls-remote", "--", checked(url), *candidates(revision), seconds=ANSWER_WAIT)
+    checked(url)
     if not revision or not COMMIT.fullmatch(revision):
-        return found(listing, revision)
+        return found(git("ls-remote", "--", url, *candidates(revision), seconds=ANSWER_WAIT), revision)
+    # A repository lists what its branches and tags are at, and no other commit.
     with tempfile.TemporaryDirectory(prefix="repository-") as folder:
         fetch(folder, url, revision)
     return revision

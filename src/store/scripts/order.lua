@@ -14,8 +14,8 @@
 --          EXISTS number         this request gave that order before
 --          KEYREUSED             the key was used with another request
 --
--- Invariants: no wake-up is lost, also one that comes between a reading and the writing that follows it; an environment is held by one order; numbers grow by one; a variable of the vault, once drawn,
--- is never drawn again; what is deployed bears the name of the memory in which it was recorded.
+-- Invariants: no wake-up is lost, also one that comes between a reading and the writing that follows it; an environment is held by one
+-- order; numbers grow by one; a variable of the vault, once drawn, is never drawn again; what is deployed bears the name of the memory in which it was recorded.
 
 local environment, number, revision, json, active, due = arg(1), arg(2), arg(3), arg(4), arg(5) == '1', arg(6)
 local holds, woken, mode, deployed = arg(7) == '1', arg(8), arg(9), arg(10)
