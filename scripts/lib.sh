@@ -90,13 +90,15 @@ inputs_hash() {
 
 # The dispatcher's image: from the binary that cargo builds here, or, without cargo, by the multi-stage build.
 build_dispatcher() {
-  local base=debian:bookworm-slim hash
+  local base=debian:bookworm-slim hash with=()
   if ! have cargo; then
     step "Build lockstep:latest in a container" docker build -t lockstep:latest "$ROOT"
     return
   fi
   docker image inspect lockstep-base:bookworm >/dev/null 2>&1 && base=lockstep-base:bookworm
-  step "Build the dispatcher" cargo build --release --locked --bin lockstep --manifest-path "$ROOT/Cargo.toml"
+  # What tests need asks for more of the crates that both use. Where tests are built in this profile, one build is to serve both.
+  [ "${TEST_PROFILE:-}" = release ] && with=(--tests)
+  step "Build the dispatcher" cargo build --release --locked --bin lockstep "${with[@]}" --manifest-path "$ROOT/Cargo.toml"
   local target=${CARGO_TARGET_DIR:-$ROOT/target}
   hash=$(sha256sum "$target/release/lockstep" Dockerfile | sha256sum | cut -c1-32)
   [ "$(docker image inspect -f '{{ index .Config.Labels "lockstep.inputs" }}' lockstep:latest 2>/dev/null)" = "$hash" ] && return

@@ -6,8 +6,10 @@ set -euo pipefail
 cd "$ROOT"
 cargo fmt --check
 python3 -m py_compile ci/*.py
-cargo clippy --all-targets --locked -- -D warnings
-RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
+profile=${TEST_PROFILE:-dev}
+cargo clippy --all-targets --locked --profile "$profile" -- -D warnings
+# There are no examples in Rust; to ask for them has the crates beneath taken as clippy has checked them, with what tests need of them.
+RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet --lib --examples --profile "$profile"
 # As its authors release it, whatever checks this project's own build is given.
 have cargo-deny || step "Install cargo-deny" env CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=false CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=false \
   cargo install --locked cargo-deny

@@ -10,7 +10,7 @@ when something else than its service listens on it.
 import os
 import re
 
-from ansible.module_utils.lockstep_host import Refused, compare_fence, listener, listening, locked, put, read
+from ansible.module_utils.lockstep_host import Refused, compare_fence, listener, listening, locked, put, read, who_listens
 
 DOCUMENTATION = r"""
 module: lockstep_ports
@@ -96,11 +96,11 @@ def apply(base, root, host, placements, fence):
         def listens(port):
             if port not in sockets:
                 return None
-            pid, session, name = listener(port) or (0, 0, "a process that has just ended")
+            session = (listener(port) or (0, 0, ""))[1]
             for service, folder in folders.items():
                 if session and (read(os.path.join(folder, "unit", "group")) or "").split()[:1] == [str(session)]:
                     return service
-            return "process %d (%s)" % (pid, name) if pid else name
+            return who_listens(port)
 
         noted = {service: there[folder] for service, folder in folders.items() if folder in there}
         foreign = [port for folder, port in there.items() if folder not in folders.values()]

@@ -22,7 +22,8 @@
 A release holds its own copy of the environment, secrets among it: what is put back is what ran. Nothing of it is ever on a command line. A
 release that has not answered has no `digest`, and is never gone back to.
 
-Each process is started in a session of its own and ended with everything in it, so that nothing stays behind that keeps the port.
+Each process is started in a session of its own and ended with everything in it, and with whatever has left that session and still bears the
+mark of its environment, so that nothing stays behind that keeps the port, or the pipe of the log.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ import signal
 import subprocess
 import time
 
-from ansible.module_utils.lockstep_host import Refused, compare_fence, link_target, listener, locked, put, read, stat_of, switch, wait
+from ansible.module_utils.lockstep_host import Refused, compare_fence, link_target, listener, locked, put, read, stat_of, switch, wait, who_listens
 
 DOCUMENTATION = r"""
 module: lockstep_service
@@ -77,12 +78,20 @@ began() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
 # A supervisor that was killed has left its process behind, and that one has the port.
 if [ -r group ] && read -r session since <group && [ "$(began "$session")" = "$since" ]; then kill -s KILL -- "-$session"; fi
 echo "$$ $(began "$$")" >group
+LOCKSTEP_UNIT=$(pwd -P)
+export LOCKSTEP_UNIT
 exec 2>&1
 exec chpst -P ../current/start
 """,
     "finish": """#!/bin/sh
 # Whatever it has left behind would keep its port.
 read -r session since <group && kill -s KILL -- "-$session" 2>/dev/null
+# What has gone into a session of its own is known by its mark. Looked for again, until there is none: one may have made another meanwhile.
+for look in 1 2 3 4 5; do
+  left=$(grep -zlxF -e "LOCKSTEP_UNIT=$(pwd -P)" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3)
+  [ "$left" ] || break
+  kill -s KILL $left 2>/dev/null
+done
 exit 0
 """,
     "control/t": '#!/bin/sh\nread -r session since <group && kill -s TERM -- "-$session" 2>/dev/null\n',
@@ -353,8 +362,7 @@ class Service:
         if orphan and (listener(port) or (0, 0))[1] == orphan:
             os.killpg(orphan, signal.SIGKILL)
         if not wait(lambda: listener(port) is None, 5):
-            pid, _session, name = listener(port) or (0, 0, "a process that has just ended")
-            raise Refused("port %d is not free: process %d (%s) listens there" % (port, pid, name))
+            raise Refused("port %d is not free: %s listens there" % (port, who_listens(port)))
 
     def answers(self, port, health, seconds=5):
         connection = http.client.HTTPConnection(own_address(), port, timeout=seconds)
@@ -449,7 +457,7 @@ class Service:
         except (Refused, OSError) as error:
             why = str(error)
         if why:
-            return "nothing answers: what ran before, commit %s, was started again: %s" % (before.split("-")[0], why)
+            return "nothing answers: what ran before, commit %s, could not be put back: %s" % (before.split("-")[0], why)
         return "what ran before is live again: commit %s" % before.split("-")[0]
 
     def take_down(self):

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -171,6 +172,12 @@ def listener(port):
     return 0, 0, "a process of another user"
 
 
+def who_listens(port):
+    """Who has a port, for a message."""
+    pid, _session, name = listener(port) or (0, 0, "a process that has just ended")
+    return "process %d (%s)" % (pid, name) if pid else name
+
+
 # --- processes and nginx ----------------------------------------------------------------------------------------------
 
 
@@ -182,6 +189,12 @@ def wait(condition, seconds):
             return False
         time.sleep(0.02)
     return True
+
+
+def with_holder(said):
+    """What nginx says, and who has the port that it could not have, if that is what it says."""
+    taken = re.search(r"bind[(][)] to \S+:([0-9]+) failed .*Address already in use", said)
+    return "%s\nport %s: %s listens there" % (said, taken[1], who_listens(int(taken[1]))) if taken else said
 
 
 class Nginx:
@@ -230,14 +243,15 @@ class Nginx:
     def start(self):
         done = self.run(self.file)
         if done.returncode or not wait(lambda: self.master() and self.workers(self.master()), START_WAIT):
-            raise Refused("nginx did not start: " + done.stdout.decode("utf-8", "replace").strip()[-1500:])
+            raise Refused("nginx did not start: " + with_holder(done.stdout.decode("utf-8", "replace").strip()[-1500:]))
 
     def reload(self, master):
-        old = self.workers(master)
+        old, log = self.workers(master), os.path.join(self.root, "error.log")
+        size = len(read(log) or "")
         os.kill(master, signal.SIGHUP)
         if not wait(lambda: self.workers(master) - old, START_WAIT):
-            last = (read(os.path.join(self.root, "error.log")) or "").strip().split("\n")[-1]
-            raise Refused("nginx did not take the new configuration, the old one stays: " + last[-500:])
+            said = (read(log) or "")[size:].strip()[-1500:]
+            raise Refused("nginx did not take the new configuration, the old one stays: " + with_holder(said))
         # nginx ends them itself after `drain`.
         if not wait(lambda: not self.workers(master) & old, self.settings["drain"] + START_WAIT):
             raise OSError("workers of nginx with the old configuration do not end")

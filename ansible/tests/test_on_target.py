@@ -21,6 +21,7 @@ from unittest import mock
 
 from tests.support import HOST, ROOT, SLOT, load
 
+service = load(ROOT / "library" / "lockstep_service.py")
 traffic = load(ROOT / "library" / "lockstep_traffic.py")
 HERE = os.environ.get("LOCKSTEP_TEST_TARGET") == "1" or (shutil.which("nginx", path="/usr/sbin") and os.getuid() != 0)
 # As the role has it: who writes the pid must not differ from what is tried here.
@@ -132,6 +133,58 @@ class Slots(Case):
             slot.stop()
             self.assertIsNone(slot.group())
         self.assertIsNone(other.poll())
+
+
+# Serves; what it starts goes into a session of its own, and keeps the pipe of the log.
+LEAVES = """
+import http.server, os, subprocess
+with open("../stray", "w") as file:
+    file.write(str(subprocess.Popen(["sleep", "1000"], start_new_session=True).pid))
+Handler = type("Handler", (http.server.BaseHTTPRequestHandler,), {"do_GET": lambda self: self.send_response(200) or self.end_headers()})
+http.server.ThreadingHTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+class Supervised(Case):
+    """Services of orders, with their supervisor."""
+
+    def setUp(self):
+        super().setUp()
+        self.root = str(self.folder / "shop+production")
+        self.service = service.Service(self.root, "stray")
+        os.makedirs(self.service.folder)
+        self.addCleanup(self.end_supervisor)
+
+    def end_supervisor(self):
+        for file in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if file.read_text().split("\0")[:3] == ["runsvdir", "-P", os.path.join(self.root, "supervise")]:
+                    # To runsvdir: end, and everything with it.
+                    os.kill(int(file.parent.name), signal.SIGHUP)
+                    self.assertTrue(HOST.wait(lambda pid=file.parent.name: (HOST.stat_of(pid) or "Z")[0] in "ZX", 20))
+
+    def deploy(self, fence, port):
+        staged = self.service.stage("%s-%d" % ("a" * 40, fence), {}, port)
+        pathlib.Path(staged["files"], "app.py").write_text(LEAVES)
+        self.service.start("python", staged["release"], port, "/", "digest", 40)
+        return pathlib.Path(self.service.path(staged["release"], "stray")).read_text()
+
+    def test_what_has_left_its_session_ends_with_it(self):
+        (port,) = free_ports(1)
+        first = self.deploy(1, port)
+        self.assertNotIn((HOST.stat_of(first) or "Z")[0], "ZX")
+        second = self.deploy(2, port)
+        self.assertIn((HOST.stat_of(first) or "Z")[0], "ZX")
+        self.assertNotIn((HOST.stat_of(second) or "Z")[0], "ZX")
+        self.assertEqual(self.service.remove(), {"changed": True})
+        self.assertIn((HOST.stat_of(second) or "Z")[0], "ZX")
+        self.assertFalse(os.path.exists(self.service.folder))
+
+    def test_who_has_its_port_is_named(self):
+        with socket.create_server(("0.0.0.0", 0)) as other:
+            port = other.getsockname()[1]
+            with self.assertRaisesRegex(HOST.Refused, r"port %d is not free: process %d \(python3" % (port, os.getpid())):
+                self.deploy(1, port)
 
 
 class Proxy(Case):
@@ -376,6 +429,17 @@ class Proxy(Case):
         self.assertEqual(pathlib.Path(self.nginx.file).read_text(), before)
         self.assertEqual(self.nginx.workers(self.nginx.master()), workers)
         self.assertFalse(self.nginx.due())
+
+    def test_who_has_its_port_is_named(self):
+        with socket.create_server(("0.0.0.0", 0)) as other:
+            port = other.getsockname()[1]
+            said = r"port %d: process %d \(python3" % (port, os.getpid())
+            with self.assertRaisesRegex(HOST.Refused, "did not start.*(\n.*)*" + said):
+                self.deploy("1", "a", settings={"port": port})
+            self.deploy("1", "a")
+            with mock.patch.object(HOST, "START_WAIT", 4), self.assertRaisesRegex(HOST.Refused, "did not take.*(\n.*)*" + said):
+                self.deploy("2", "b", settings={"port": port})
+            self.assertEqual(self.ask(), "1")
 
     def test_of_two_steps_the_first_is_taken_back_when_the_second_is_refused(self):
         self.deploy("1", "a")
