@@ -7,7 +7,8 @@
     announce-apps                          the list of apps, made from inventories/, to the dispatcher
 
 After the checks this process becomes ansible-playbook, so that a signal reaches it and the exit code is its own.
-The checks end with codes that ansible-playbook does not use:
+The checks end with codes that ansible-playbook does not use, and what was refused is left as the job's report, like the last one of a run
+(plugins/callback/lockstep.py):
 
     64  unknown action or wrong arguments     73  no writable temporary folder
     65  vars.json is not what it must be      78  a file of /run/lockstep, a variable of the environment, or an order's SSH key is missing
@@ -21,6 +22,7 @@ announce-apps adds 65 (an inventory cannot be read), 69 (the dispatcher was not 
 something unexpected or refused the list) and 77 (it refused the credential).
 """
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -33,6 +35,7 @@ import tempfile
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # LOCKSTEP_RUN_DIR is for runs by hand and for tests.
 RUN = os.environ.get("LOCKSTEP_RUN_DIR", "/run/lockstep")
+LEFT = os.path.join(RUN, "report.json")
 # Mounted by the operator where inventories are encrypted; Ansible's own variable goes first.
 VAULT_PASSWORD = "/run/secrets/vault-password"
 
@@ -307,6 +310,13 @@ def announce_apps(arguments, environ):
     os.execve(command[0], command, environ)
 
 
+def leave(message):
+    """For the dispatcher, which reads it from the ended container of a job that an order or a release depends on."""
+    report = {"failures": [{"host": "runner", "task": "before the playbook", "message": message}]}
+    with contextlib.suppress(OSError), open(LEFT, "r+b") as file:
+        file.write(json.dumps(report).encode())
+
+
 ACTIONS = {"app-deploy": app_deploy, "announce-apps": announce_apps, "order": order, "play": play}
 
 
@@ -318,6 +328,7 @@ def main(argv, environ):
         ACTIONS[argv[0]](argv[1:], environ)
     except Refused as refused:
         print(f"lockstep: {refused}", file=sys.stderr, flush=True)
+        leave(str(refused))
         return refused.code
 
 

@@ -71,6 +71,12 @@ PAUSE = 0.5  # seconds between two tries
 LOG_LINES = 30
 LOG_BYTES = 20000
 
+# Where it fails, `runsv` sends the signal to its process itself: it has not come as far as to note its session, and what stands there is that of
+# one before it.
+SIGNAL = """#!/bin/sh
+read -r session since <group && [ "$session" = "$(cat supervise/pid)" ] && kill -s %s -- "-$session" 2>/dev/null
+"""
+
 # Run in the unit's folder. `group` holds the number of the session, and when its first process began: a number alone may be anybody's later.
 UNIT = {
     "run": """#!/bin/sh
@@ -94,8 +100,8 @@ for look in 1 2 3 4 5; do
 done
 exit 0
 """,
-    "control/t": '#!/bin/sh\nread -r session since <group && kill -s TERM -- "-$session" 2>/dev/null\n',
-    "control/k": '#!/bin/sh\nread -r session since <group && kill -s KILL -- "-$session" 2>/dev/null\n',
+    "control/t": SIGNAL % "TERM",
+    "control/k": SIGNAL % "KILL",
     "log/run": "#!/bin/sh\nexec svlogd -tt ../../log\n",
 }
 
@@ -325,8 +331,12 @@ class Service:
         return len(status) == 20 and status[17:18] == b"d" and status[19] == 0
 
     def stop(self):
-        said = self.sv("-w", str(STOP_WAIT), "force-stop")
-        if not wait(self.is_down, 5):
+        # Of a `runsv` that has just begun `sv` may hear that all is down, and leaves; then it is told once more, to wait and to kill.
+        for _time in range(2):
+            said = self.sv("-w", str(STOP_WAIT), "force-stop")
+            if wait(self.is_down, 5):
+                break
+        else:
             raise Refused("what runs does not end: %s" % said)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self.unit, "group"))

@@ -49,9 +49,14 @@ class Case(unittest.TestCase):
         return subprocess.run(command, env=environ, capture_output=True, text=True)
 
     def refused(self, code, words, *argv, **changes):
+        report = self.run_folder / "report.json"
+        report.write_text("")
         done = self.start(*argv, **changes)
         self.assertEqual(done.returncode, code, done.stderr)
         self.assertIn(words, done.stderr)
+        # What an order is told.
+        (failure,) = json.loads(report.read_text())["failures"]
+        self.assertEqual(done.stderr, f"lockstep: {failure['message']}\n")
         self.assertNotIn("Traceback", done.stderr)
 
 

@@ -180,6 +180,24 @@ class Supervised(Case):
         self.assertIn((HOST.stat_of(second) or "Z")[0], "ZX")
         self.assertFalse(os.path.exists(self.service.folder))
 
+    def test_a_signal_is_for_the_process_that_runs_now(self):
+        self.service.write_unit()
+        os.mkdir(os.path.join(self.service.unit, "supervise"))
+        before, now = (subprocess.Popen(["sleep", "1000"], start_new_session=True) for _time in range(2))
+        for one in (before, now):
+            self.addCleanup(one.wait)
+            self.addCleanup(one.kill)
+        noted, running = (pathlib.Path(self.service.unit, *name) for name in (["group"], ["supervise", "pid"]))
+        noted.write_text(f"{before.pid} 7\n")
+        running.write_text(f"{now.pid}\n")
+        for script in ("control/t", "control/k"):
+            # Not done: what is left to runsv is the process itself.
+            self.assertNotEqual(subprocess.run([f"./{script}"], cwd=self.service.unit).returncode, 0)
+        self.assertIsNone(before.poll())
+        noted.write_text(f"{now.pid} 7\n")
+        self.assertEqual(subprocess.run(["./control/t"], cwd=self.service.unit).returncode, 0)
+        self.assertEqual(now.wait(10), -signal.SIGTERM)
+
     def test_who_has_its_port_is_named(self):
         with socket.create_server(("0.0.0.0", 0)) as other:
             port = other.getsockname()[1]

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use axum::http::StatusCode;
 
+use super::auth::Wanted;
 use crate::dispatch::{OrderRefusal, Refusal, ReleaseRefusal};
 use crate::engine::EngineError;
 use crate::model::app::FeedError;
@@ -23,29 +24,6 @@ pub(super) const RETRY_AFTER: u64 = 2;
 const REPEATED_MAX: usize = 300;
 /// Of what is wrong with a file, so much is told, in characters.
 const MISTAKES_SHOWN: usize = 3000;
-
-/// Whose credentials an endpoint asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted {
-    /// An app's: deployment id and secret.
-    App,
-    /// An app's or an operator's.
-    AppOrOperator,
-    /// An operator's.
-    Operator,
-    /// That of somebody who makes releases and moves them,
-    Releaser,
-    /// who approves them,
-    Approver,
-    /// who reports on them,
-    Reporter,
-    /// who reads of them.
-    ReleaseReader,
-    /// An operator's or the feed's.
-    Feed,
-    /// The token of this very job.
-    JobToken,
-}
 
 /// Every way in which a request is not done.
 #[derive(Debug)]
@@ -263,32 +241,7 @@ impl ApiError {
                 "Send JSON with Content-Type: application/json.",
             ),
             Self::Unauthorized(wanted) => {
-                let detail = match wanted {
-                    Wanted::App => "Unknown deployment_id or wrong deployment_secret",
-                    Wanted::AppOrOperator => {
-                        "Unknown credentials. Give deployment id and secret as Authorization: Basic, or as Authorization: Bearer a CI job's ID token that the app's rules fit, or an operator's token."
-                    }
-                    Wanted::Operator => "Unknown credentials. Give an operator's token as Authorization: Bearer.",
-                    Wanted::Releaser => {
-                        "Unknown credentials. Give the token of a releaser or an operator as Authorization: Bearer."
-                    }
-                    Wanted::Approver => {
-                        "Unknown credentials. Give the token of a viewer, a releaser or an operator of a group that is asked as Authorization: Bearer."
-                    }
-                    Wanted::Reporter => {
-                        "Unknown credentials. Give the token of the reporter, or an operator's, as Authorization: Bearer."
-                    }
-                    Wanted::ReleaseReader => {
-                        "Unknown credentials. Give the token of a releaser, a reporter, a viewer or an operator as Authorization: Bearer."
-                    }
-                    Wanted::Feed => {
-                        "Unknown credentials. Give the feed's, an operator's or the feed job's token as Authorization: Bearer."
-                    }
-                    Wanted::JobToken => {
-                        "Unknown credentials. Give the job's own token (/run/lockstep/token in its container) as Authorization: Bearer."
-                    }
-                };
-                Face::new(S::UNAUTHORIZED, "unauthorized", "The credentials do not open this", detail).refusal()
+                Face::new(S::UNAUTHORIZED, "unauthorized", "The credentials do not open this", wanted.missing()).refusal()
             }
             Self::Forbidden(why) => Face::new(S::FORBIDDEN, "forbidden", "These credentials have no right to this", *why).refusal(),
             Self::Barred(seconds) => Face {
@@ -630,130 +583,4 @@ fn shortened(text: &str, most: usize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::pipeline::file::read;
-
-    /// What clients may rely on, line by line: status, word, whether the seed's endpoints answer it with 200, Retry-After.
-    #[test]
-    fn the_mapping_is_as_published() {
-        let job = JobId::new(1, 1);
-        let freeze = Freeze { reason: "audit\n".into(), by: "ada".into(), until_ms: None };
-        let feed = FeedError::NotAnArray;
-        let inside = || "secret inside".to_owned();
-        let ada = || "ada".parse().expect("a name");
-        let errors = [
-            ApiError::MalformedBody("x".into()),
-            ApiError::Invalid("x".into()),
-            ApiError::TooLarge(1),
-            ApiError::SlowBody,
-            ApiError::WrongMediaType,
-            ApiError::Unauthorized(Wanted::App),
-            ApiError::Forbidden("x"),
-            ApiError::Barred(60),
-            ApiError::NoApps,
-            ApiError::IssuerNotReached,
-            ApiError::UnknownPath,
-            ApiError::MethodNotAllowed,
-            ApiError::UnknownJob,
-            ApiError::UnknownApp,
-            ApiError::NotLocked,
-            ApiError::NotFrozen,
-            ApiError::UnknownToken,
-            ApiError::NameTaken,
-            ApiError::UnknownWebhook,
-            ApiError::UnknownPipeline,
-            ApiError::Pipeline(read("").expect_err("nothing")),
-            ApiError::UnknownRelease,
-            ApiError::Release(Fault::Nothing),
-            ApiError::Refused(Refused::NotOfGroup("testers".into())),
-            ApiError::Refused(Refused::OwnRelease(ada())),
-            ApiError::Refused(Refused::NotAsked { reporter: ada(), stage: ada() }),
-            ApiError::Refused(Refused::Held("because\n".into())),
-            ApiError::Refused(Refused::NothingHeld),
-            ApiError::UnknownLog,
-            ApiError::LogTooLarge(1),
-            ApiError::UnknownReporter,
-            ApiError::TooMany(100),
-            ApiError::JobEnded,
-            ApiError::Busy(Some(job)),
-            ApiError::Reserved(ReleaseId::new(1, 1)),
-            ApiError::Frozen(freeze),
-            ApiError::KeyReused,
-            ApiError::Vars(VarError::NotScalar("v".into())),
-            ApiError::Feed(feed),
-            ApiError::Shrunken(7),
-            ApiError::StillRunning(job),
-            ApiError::OffsetBeyondEnd(3),
-            ApiError::Store(StoreError::NotReached(inside())),
-            ApiError::Store(StoreError::Epoch),
-            ApiError::Store(StoreError::Stale(inside())),
-            ApiError::Store(StoreError::Unreadable(inside())),
-            ApiError::Engine(EngineError::NotReached { doing: "x", cause: inside() }),
-            ApiError::Engine(EngineError::Refused { doing: "x", cause: inside().into() }),
-            ApiError::NotReady("shutting down"),
-            ApiError::Internal(inside()),
-        ];
-        let mut table = String::new();
-        for error in errors {
-            let face = error.face();
-            assert!(!face.detail.contains("secret inside"), "{face:?}");
-            assert!(!face.detail.chars().any(char::is_control), "{face:?}");
-            let refusal = if face.refusal { " refusal" } else { "" };
-            let retry = face.retry_after.map_or(String::new(), |seconds| format!(" retry {seconds}"));
-            table += &format!("{} {}{refusal}{retry}\n", face.status.as_u16(), face.word);
-        }
-        insta::assert_snapshot!(table, @r"
-        400 malformed-body
-        422 invalid
-        413 too-large
-        408 timeout
-        415 wrong-media-type
-        401 unauthorized refusal
-        403 forbidden refusal
-        429 barred retry 60
-        503 no-apps retry 2
-        503 issuer-not-reached retry 5
-        404 unknown-path
-        405 method-not-allowed
-        404 unknown-job refusal
-        404 unknown-app
-        404 not-locked
-        404 not-frozen
-        404 unknown-token
-        409 name-taken
-        404 unknown-webhook
-        404 unknown-pipeline
-        422 invalid-pipeline
-        404 unknown-release
-        422 invalid-release
-        403 forbidden
-        403 forbidden
-        403 forbidden
-        409 release-refused
-        409 release-refused
-        404 unknown-log
-        413 log-too-large
-        404 unknown-reporter
-        409 too-many
-        409 job-ended
-        409 busy refusal
-        409 reserved refusal
-        409 frozen refusal
-        422 key-reused
-        422 vars
-        422 invalid-feed
-        409 shrunken-list refusal
-        409 still-running
-        416 offset-beyond-end
-        503 unavailable retry 2
-        503 unavailable retry 2
-        503 unavailable retry 2
-        500 unreadable
-        503 unavailable retry 2
-        500 engine-refused
-        503 unavailable retry 2
-        500 internal
-        ");
-    }
-}
+mod tests;

@@ -16,9 +16,10 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::Shared;
+use super::auth::Wanted;
 use super::auth::peer;
 use super::docs::SeedTrouble;
-use super::error::{ApiError, Wanted};
+use super::error::ApiError;
 use super::extract::{self, BODY_MAX};
 use super::output::whole_characters;
 use super::problem::{SeedError, SeedRefusal};

@@ -15,9 +15,10 @@ use serde_json::{Map, Value};
 
 use super::Shared;
 use super::apps::Force;
+use super::auth::Wanted;
 use super::auth::{FeedReader, Feeder, peer};
 use super::docs::SeedTrouble;
-use super::error::{ApiError, Wanted};
+use super::error::ApiError;
 use super::extract::{self, BODY_MAX, FEED_MAX};
 use super::poll::{Status, StatusAnswer};
 use super::problem::{SeedError, SeedRefusal};

@@ -24,6 +24,7 @@
 //! form, its time) is said as wrong credentials in either case. What did not fit stands in the log alone.
 
 mod people;
+mod wanted;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -32,7 +33,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
 
 use super::credentials::{Given, Holder, given};
-use super::error::{ApiError, Wanted};
+use super::error::ApiError;
 use super::extract::Named;
 use super::{Api, Shared};
 use crate::clock;
@@ -43,6 +44,7 @@ use crate::model::token::{Grant, Role};
 use crate::oidc::{Refusal, Token, is_token};
 use crate::store::Door;
 pub(super) use people::*;
+pub(super) use wanted::Wanted;
 
 /// The other end of the socket; never a header.
 pub(super) fn peer(parts: &Parts) -> Result<IpAddr, ApiError> {
@@ -140,21 +142,14 @@ impl Api {
     }
 
     /// An app that asks for what is not an app's: told so if its credentials are right.
-    async fn turn_away(
-        &self,
-        id: Option<DeploymentId>,
-        secret: &Secret,
-        from: IpAddr,
-        wanted: Wanted,
-        why: &'static str,
-    ) -> ApiError {
+    async fn turn_away(&self, id: Option<DeploymentId>, secret: &Secret, from: IpAddr, wanted: Wanted) -> ApiError {
         let Some(id) = id else { return self.failed("", from, wanted).await };
         let door = match self.dispatcher.store().door(&id, from).await {
             Ok(door) => door,
             Err(error) => return error.into(),
         };
         match self.check_door(door, &id, secret.expose(), from, wanted).await {
-            Ok(_) => ApiError::Forbidden(why),
+            Ok(_) => ApiError::Forbidden(wanted.others()),
             Err(error) => error,
         }
     }
@@ -375,10 +370,7 @@ impl FeedReader {
             }
             Given::Nothing => Err(ApiError::Unauthorized(Wanted::Feed)),
             Given::Unreadable => Err(api.failed("", from, Wanted::Feed).await),
-            Given::Basic(id, secret) => {
-                let why = "This needs the feed's or an operator's token.";
-                Err(api.turn_away(id, &secret, from, Wanted::Feed, why).await)
-            }
+            Given::Basic(id, secret) => Err(api.turn_away(id, &secret, from, Wanted::Feed).await),
             Given::Bearer(token) => match api.open_token(&token, from, Wanted::Feed).await? {
                 Holder::Person(Grant { name, role: Role::Operator, .. }) => feeder(Feeder::Operator(Operator(name))),
                 Holder::Person(grant) => grant.try_into().map(Self::Viewer),

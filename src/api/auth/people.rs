@@ -9,15 +9,11 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
 use super::super::credentials::{Given, Holder, given};
-use super::peer;
-use crate::api::error::{ApiError, Wanted};
+use super::{Wanted, peer};
+use crate::api::error::ApiError;
 use crate::api::{Api, Shared};
 use crate::model::ids::Word;
 use crate::model::token::{Grant, Role};
-
-/// Who is to report.
-const REPORTERS: &str =
-    "This needs the token of the reporter, or an operator's: a report counts under the token's name.";
 
 /// Why a person whose token is good is turned away.
 fn not_for(role: Role) -> ApiError {
@@ -77,7 +73,7 @@ impl FromRequestParts<Shared> for Viewer {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {
-        person(parts, api, Wanted::Operator).await?.try_into()
+        person(parts, api, Wanted::Viewer).await?.try_into()
     }
 }
 
@@ -127,7 +123,7 @@ impl FromRequestParts<Shared> for Reporter {
         match role {
             Role::Reporter => Ok(Self { sees: ReleaseReader::Reporter(name.clone()), name }),
             Role::Operator => Ok(Self { sees: ReleaseReader::All, name }),
-            Role::Viewer | Role::Releaser => Err(ApiError::Forbidden(REPORTERS)),
+            Role::Viewer | Role::Releaser => Err(ApiError::Forbidden(Wanted::Reporter.others())),
         }
     }
 }
@@ -155,23 +151,14 @@ impl FromRequestParts<Shared> for ReleaseReader {
 
 /// Whose token a request brings. What its role opens is for whoever asks to say.
 async fn person(parts: &Parts, api: &Api, wanted: Wanted) -> Result<Grant, ApiError> {
-    let why = match wanted {
-        Wanted::Releaser => "This needs the token of a releaser or an operator.",
-        Wanted::Approver => "This needs the token of a viewer, a releaser or an operator of a group that is asked.",
-        Wanted::Reporter => REPORTERS,
-        Wanted::ReleaseReader => "This needs the token of a releaser, a reporter, a viewer or an operator.",
-        Wanted::App | Wanted::AppOrOperator | Wanted::Operator | Wanted::Feed | Wanted::JobToken => {
-            "This needs an operator's token."
-        }
-    };
     let from = peer(parts)?;
     match given(&parts.headers) {
         Given::Nothing => Err(ApiError::Unauthorized(wanted)),
         Given::Unreadable => Err(api.failed("", from, wanted).await),
-        Given::Basic(id, secret) => Err(api.turn_away(id, &secret, from, wanted, why).await),
+        Given::Basic(id, secret) => Err(api.turn_away(id, &secret, from, wanted).await),
         Given::Bearer(token) => match api.open_token(&token, from, wanted).await? {
             Holder::Person(grant) => Ok(grant),
-            Holder::Feed | Holder::Job(_) => Err(ApiError::Forbidden(why)),
+            Holder::Feed | Holder::Job(_) => Err(ApiError::Forbidden(wanted.others())),
         },
     }
 }

@@ -133,8 +133,8 @@ impl Reader {
             let what = "an order to update has at least one group, such as api, with domains and services; action: remove without groups removes all";
             self.found.wrong(raw.action.referenced, what.into());
         }
-        if raw.groups.len() > DOMAINS_MAX {
-            self.found.wrong(raw.action.referenced, format!("groups must be at most {DOMAINS_MAX}"));
+        if let Some((beyond, _)) = raw.groups.get(DOMAINS_MAX) {
+            self.found.wrong(beyond.referenced, format!("groups must be at most {DOMAINS_MAX}"));
         }
         for (key, group) in &raw.groups {
             let Some(name) = self.found.name::<Word>("the name of a group", key) else { continue };
@@ -154,8 +154,8 @@ impl Reader {
                 self.found.wrong(at, format!("variables: {variable} says where the service with the role {role} is"));
             }
         }
-        if self.services.len() > SERVICES_MAX {
-            self.found.wrong(raw.action.referenced, format!("services must be at most {SERVICES_MAX}"));
+        if let Some(beyond) = raw.groups.iter().flat_map(|(_, group)| &group.value.services).nth(SERVICES_MAX) {
+            self.found.wrong(beyond.referenced, format!("services must be at most {SERVICES_MAX}"));
         }
         let (services, removed) = (std::mem::take(&mut self.services), std::mem::take(&mut self.removed));
         Some(Spec { action, environment: environment?, groups, services, removed })
@@ -178,8 +178,8 @@ impl Reader {
         if domains.is_empty() && group.domains.is_empty() && action == Action::Update {
             self.found.wrong(key.referenced, format!("{}: domains must be at least one", key.value));
         }
-        if domains.len() > DOMAINS_MAX {
-            self.found.wrong(key.referenced, format!("{}: domains must be at most {DOMAINS_MAX}", key.value));
+        if let Some(beyond) = group.domains.get(DOMAINS_MAX) {
+            self.found.wrong(beyond.referenced, format!("domains must be at most {DOMAINS_MAX}"));
         }
         domains
     }
@@ -298,7 +298,7 @@ impl Reader {
         {
             self.found.wrong(
                 revision.referenced,
-                "revision must be a branch, a tag, or a commit of 40 hexadecimal digits".into(),
+                "revision must be the name of a branch or a tag, without refs/, or a commit of 40 hexadecimal digits; leave it away for what the repository shows first (HEAD)".into(),
             );
             return None;
         }
@@ -343,7 +343,31 @@ pub(super) fn is_domain(text: &str) -> bool {
 fn is_revision(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'/' | b'+');
     let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-    first && text.len() <= 200 && text.bytes().all(plain) && !text.contains("..") && !text.ends_with(['/', '.'])
+    // What git has names for itself is no branch's name, and none that a repository could be asked for.
+    let names = !text.starts_with("refs/") && !["HEAD", "FETCH_HEAD", "ORIG_HEAD"].contains(&text);
+    first
+        && names
+        && text.len() <= 200
+        && text.bytes().all(plain)
+        && !text.contains("..")
+        && !text.ends_with(['/', '.'])
+}
+
+/// Whether there is a host in it, and the port is one where there is one: `[user@]host[:port]`.
+fn names_host(authority: &str) -> bool {
+    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+    let host_and_port = match place.strip_prefix('[') {
+        Some(rest) => {
+            rest.split_once(']').map(|(host, port)| (host, port.strip_prefix(':').or((!port.is_empty()).then_some(""))))
+        }
+        None => Some(place.split_once(':').map_or((place, None), |(host, port)| (host, Some(port)))),
+    };
+    host_and_port.is_some_and(|(host, port)| {
+        let plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '.' | '_' | ':' | '~' | '%');
+        !host.is_empty()
+            && host.chars().all(plain)
+            && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+    })
 }
 
 fn url_fault(text: &str) -> Option<&'static str> {
@@ -358,6 +382,9 @@ fn url_fault(text: &str) -> Option<&'static str> {
         return Some("must be an address of at most 1024 characters, without blanks, quotes, backslashes, '?' and '#'");
     }
     let authority = rest.split('/').next().unwrap_or_default();
+    if !scheme.starts_with("file") && !names_host(authority) {
+        return Some("must name a host behind ://, and perhaps a port from 1 to 65535");
+    }
     // A password would stand in Redis, in plans and in answers.
     let secret = authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':') || !scheme.starts_with("ssh"));
     secret

@@ -80,7 +80,14 @@ fn every_mistake_in_an_order_is_named_by_line_and_key() {
         ("'https://git.example/auth.git'", "'../auth.git'", 8, "url must begin with"),
         ("'https://git.example/auth.git'", "'https://ada:secret@git.example/x'", 8, "url must hold no credential"),
         ("'https://git.example/auth.git'", "'https://-oProxyCommand=x'", 8, "url must be an address"),
-        ("revision: main", "revision: '--upload-pack=x'", 14, "revision must be a branch"),
+        ("'https://git.example/auth.git'", "'https:///auth.git'", 8, "url must name a host"),
+        ("'https://git.example/auth.git'", "'https://git.example:0/x'", 8, "url must name a host"),
+        ("'https://git.example/auth.git'", "'ssh://git@git.example:x/y'", 8, "url must name a host"),
+        ("'https://git.example/auth.git'", "'https://[::1/x'", 8, "url must name a host"),
+        ("'https://git.example/auth.git'", "'https://git.exa,mple/x'", 8, "url must name a host"),
+        ("revision: main", "revision: '--upload-pack=x'", 14, "revision must be the name of a branch"),
+        ("revision: main", "revision: HEAD", 14, "revision must be the name of a branch"),
+        ("revision: main", "revision: refs/heads/main", 14, "revision must be the name of a branch"),
         ("roles: [auth, discovery]", "roles: [auth, auth]", 9, "roles names auth twice"),
         ("variables: [database-password]", "variables: [port]", 10, "variables: port would be PORT"),
         ("variables: [database-password]", "variables: [a.b, a-b]", 10, "variables: a-b and a.b are both A_B"),
@@ -110,6 +117,39 @@ fn every_mistake_in_an_order_is_named_by_line_and_key() {
         "action: update\nenvironment_id: '3'\napi: 7\n",
     ] {
         assert!(!found(file::read(text)).is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn what_is_too_much_is_named_where_it_begins_to_be() {
+    let domains: String = (0..51).map(|at| format!("    - d{at}.example\n")).collect();
+    let many = ORDER.replace("  domains: [api.lab.example]\n", &format!("  domains:\n{domains}"));
+    assert_eq!(found(file::read(&many)), [(55, "domains must be at most 50".to_owned())]);
+    let services: String = (0..199).map(|at| format!("- id: x{at}\n")).collect();
+    let groups: String = (0..51).map(|at| format!("g{at}: {{services: [{{id: y{at}}}]}}\n")).collect();
+    let head = "action: remove\nenvironment_id: '3'\n";
+    let many = format!("{head}api:\n  services:\n{}", services.replace("- ", "  - "));
+    assert!(file::read(&many).is_ok());
+    let more = format!("{many}  - id: y\n  - id: z\n");
+    assert_eq!(found(file::read(&more)), [(205, "services must be at most 200".to_owned())]);
+    assert_eq!(found(file::read(&format!("{head}{groups}"))), [(53, "groups must be at most 50".to_owned())]);
+}
+
+#[test]
+fn every_repository_that_git_could_ask_is_taken() {
+    for url in [
+        "https://git.example/x.git",
+        "https://git.example:8443/x",
+        "http://[::1]:3000/x",
+        "http://[::1]/x",
+        "ssh://git@git.example/x",
+        "ssh://git@git.example:2222/~ada/x",
+        "git://localhost/x",
+        "file:///srv/x",
+        "https://bücher.example/x",
+    ] {
+        let read = file::read(&ORDER.replace("https://git.example/auth.git", url));
+        assert!(read.is_ok(), "{url}: {read:?}");
     }
 }
 
