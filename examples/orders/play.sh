@@ -31,6 +31,19 @@ order() {
   said=$(operator order apply "$@" --mode production 2>&1) || fail "the order $1 is carried out" "$said" "$(tail -n 20 "${SERVICE_LOG:-/dev/null}")"
 }
 
+# follow <task…>: follows an order, whose news are on standard input. When one of these tasks has begun, it calls `meanwhile` with its name.
+follow() {
+  local line all=
+  while IFS= read -r line; do
+    all+=$line$'\n'
+    [[ $line == "task "*" of 5 "*" …" ]] || continue
+    line=${line#task * of 5 }
+    line=${line%% *}
+    [[ " $* " != *" $line "* ]] || meanwhile "$line" >&2
+  done
+  printf '%s' "$all"
+}
+
 # shown <number>: an order as JSON. last: the newest.
 shown() { operator order show "shop/$1" --json; }
 last() { operator environment show shop --json | jq .newest_order; }
@@ -50,8 +63,16 @@ quietly operator environment add "$HERE/environment.yml" --reason "a play"
 claim "The plan says what would be done, and does nothing" "$(operator order plan "$HERE/order.yml" --mode production --json)" \
   '([.services[].change] | unique) == ["create"] and .generate == ["database-password"] and (.routes.add | length) == 3 and .problems == []'
 refused "Nothing leads there yet" "onnect" get api.shop.test /
-order "$HERE/order.yml"
-claim "The order went through its five tasks" "$(shown 1)" '.state == "succeeded" and ([.tasks[].state] | unique) == ["done"]'
+# The dispatcher is killed in each of the five tasks, and started again by with-hosts.sh. Whoever follows the order, follows on.
+meanwhile() {
+  kill -s KILL "$(cat "$SERVICE_PROCESS")"
+  note killed "$1"
+}
+SAID=$(operator order apply "$HERE/order.yml" --mode production 2>&1 | follow domains resources variables services routes) ||
+  fail "the order is carried out" "$SAID" "$(tail -n 20 "$SERVICE_LOG")"
+claim "The dispatcher was killed in one task after the other" "$(jq -Rn '[inputs]' "$WORK/killed")" 'length >= 3'
+claim "The order went through its five tasks, and each was done once" "$(shown 1)" \
+  '.state == "succeeded" and ([.tasks[].state] | unique) == ["done"] and [.tasks[].jobs | length] == [1, 1, 1, 3, 1] and ([.tasks[].jobs[].outcome] | unique) == ["succeeded"]'
 claim "Every job has its output" "$(operator status "$(shown 1 | jq -r '.tasks[0].jobs[0].job_id')" --json)" '.outcome == "succeeded" and .inventory == "shop/environment"'
 
 act "Every route, through the proxy"
@@ -73,8 +94,16 @@ claim "The same process answers" "$(get api.shop.test /)" '.process == $before' 
 
 act "One revision and one path are changed"
 publish catalogue "the second revision" 's/REVISION = 1/REVISION = 2/'
-order "$WORK/moved.yml"
-claim "Only the catalogue was deployed" "$(touched)" '. == ["deploy catalogue"]'
+# Somebody thinks better of it while the service is deployed, and worse of that afterwards.
+meanwhile() { quietly operator order cancel "shop/$(last)" --reason "not now"; }
+code=0
+SAID=$(operator order apply "$WORK/moved.yml" --mode production 2>&1 | follow services) || code=$?
+[ "$code" -eq 1 ] || fail "the order is canceled" "it ended with $code: $SAID"
+claim "The order was ended while a service was deployed" "$(shown "$(last)")" '.state == "canceled" and [.tasks[3].jobs[].outcome] == ["canceled"]'
+claim "One revision answers or the other" "$(get api.shop.test /)" '.revision | IN(1, 2)'
+quietly operator order retry "shop/$(last)" --reason "now"
+claim "It was tried again, from where it was" "$(shown "$(last)")" '.state == "succeeded" and [.tasks[].jobs[] | select(.attempt == 2) | .service] == ["catalogue", null]'
+claim "Only the catalogue was deployed" "$(touched)" 'unique == ["deploy catalogue"]'
 claim "Its second revision answers, with the password of before" "$(get api.shop.test /)" '.revision == 2 and .password == $before.password' --argjson before "$CATALOGUE"
 claim "Accounts answers by its new path, and is the same process" "$(get api.shop.test /people/ada)" '.prefix == "/people" and .process == $before.process' --argjson before "$ACCOUNTS"
 claim "The old path leads to what is before it" "$(get api.shop.test /accounts/ada)" '.service == "catalogue"'

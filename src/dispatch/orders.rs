@@ -128,14 +128,24 @@ enum Settled {
 }
 
 impl Dispatcher {
-    /// Registers an environment; whether it is new.
+    /// Registers an environment: whether it is new, and what lies on machines that it does not name any more.
     pub async fn register_environment(
         &self,
         environment: &Environment,
         file: &str,
         by: &str,
-    ) -> Result<Recorded, Refusal> {
-        Ok(self.noting(self.parts.store.set_environment(environment, file, by).await)?)
+    ) -> Result<(Recorded, Vec<String>), Refusal> {
+        let store = &self.parts.store;
+        let before = match self.noting(store.environment(&environment.id).await) {
+            // What cannot be read is written over.
+            Err(StoreError::Unreadable(_)) => None,
+            before => before?,
+        };
+        let left = before.map(|before| {
+            let deployed = before.modes.into_iter().map(|(mode, (deployed, _))| (mode, deployed)).collect();
+            before.environment.left_by(environment, &deployed)
+        });
+        Ok((self.noting(store.set_environment(environment, file, by).await)?, left.unwrap_or_default()))
     }
 
     /// An environment, and what is known of it.

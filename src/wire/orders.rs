@@ -261,6 +261,9 @@ pub struct EnvironmentSet {
     pub id: String,
     /// Whether it is new.
     pub new: bool,
+    /// What lies on machines that it does not name any more, in words: no order gets there.
+    #[serde(default)]
+    pub left: Vec<String>,
 }
 
 /// The environments.

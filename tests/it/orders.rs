@@ -197,6 +197,11 @@ async fn an_order_goes_on_where_it_stopped_whatever_dispatcher_is_there() {
     ] {
         assert_eq!(told.iter().filter(|it| **it == what).count(), 1, "{what}: {told:?}");
     }
+    // Whoever registers another host in the place of this one is told what he leaves behind.
+    let moved = environment::read(&ENVIRONMENT.replace("one.shop.test", "two.shop.test")).expect("an environment");
+    let (_, left) = one.dispatcher.register_environment(&moved, "", "ada").await.expect("registered");
+    let service = |id: &str| format!("production: service {id} on one (one.shop.test)");
+    assert_eq!(left, [service("a"), service("b"), "production: the proxy on one (one.shop.test), port 8080".into()]);
     one.stop().await;
 }
 

@@ -76,12 +76,12 @@ pub(in crate::api) async fn set_environment(
     let dispatcher = api.dispatcher.clone();
     let setting = async move {
         dispatcher.store().audit(by.as_str(), "set-environment", name.as_str(), &why).await?;
-        let new = match dispatcher.register_environment(&environment, &text, by.as_str()).await? {
-            Recorded::Many(count) => return Err(ApiError::TooMany(count)),
-            recorded => recorded == Recorded::New,
+        let (new, left) = match dispatcher.register_environment(&environment, &text, by.as_str()).await? {
+            (Recorded::Many(count), _) => return Err(ApiError::TooMany(count)),
+            (recorded, left) => (recorded == Recorded::New, left),
         };
         tracing::info!(environment = %name, %by, "an environment was registered");
-        Ok(EnvironmentSet { id: name.into(), new })
+        Ok(EnvironmentSet { id: name.into(), new, left })
     };
     api.finishing(setting).await.unwrap_or_else(|what| Err(ApiError::NotReady(what))).map(axum::Json)
 }

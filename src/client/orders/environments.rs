@@ -72,6 +72,12 @@ async fn add(args: Add, http: &Http, screen: &mut Screen) -> Result<Exit, Fault>
     let set: EnvironmentSet = answer.and_then(|answer| answer.json()).map_err(|error| http.fault(&error, &about))?;
     let word = if set.new { "registered" } else { "changed; the next order is compared with it" };
     screen.say(&format!("environment {} is {word}", plain(&set.id)));
+    if !set.left.is_empty() {
+        screen.say("Left as it is, and out of reach of orders; register it again to have it removed by one:");
+        for left in &set.left {
+            screen.say(&format!("  {}", plain(left)));
+        }
+    }
     Ok(Exit::Done)
 }
 

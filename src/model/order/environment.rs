@@ -18,11 +18,12 @@
 //!
 //! Each of these values reaches a command line or a variable of Ansible's own, so the rule for each is narrow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
 
+use super::Deployed;
 use super::file::{RESERVED, is_domain};
 use crate::model::ids::Word;
 use crate::model::mistakes::{self, Found, Mistakes};
@@ -101,6 +102,33 @@ pub struct Environment {
     pub id: Word,
     /// Its modes.
     pub modes: BTreeMap<Word, Mode>,
+}
+
+impl Environment {
+    /// What lies on machines which the next registration does not name any more, in words: no order gets there.
+    pub fn left_by(&self, next: &Self, deployed: &BTreeMap<Word, Deployed>) -> Vec<String> {
+        let mut left = Vec::new();
+        for (name, deployed) in deployed {
+            let (Some(before), after) = (self.modes.get(name), next.modes.get(name)) else { continue };
+            for (id, placed) in &deployed.services {
+                let runs = placed.running.as_ref().map(|runs| &runs.host);
+                let hosts: BTreeSet<&Word> = placed.left_on.iter().chain(runs).chain([&placed.host]).collect();
+                for host in hosts.into_iter().filter_map(|host| before.host(host)) {
+                    let (host, address) = (&host.name, &host.address);
+                    if after.and_then(|mode| mode.host(host)).is_none_or(|host| host.address != *address) {
+                        left.push(format!("{name}: service {id} on {host} ({address})"));
+                    }
+                }
+            }
+            if let Some((host, address, port)) = &deployed.proxy
+                && !deployed.domains.is_empty()
+                && after.and_then(Mode::proxy_at) != deployed.proxy
+            {
+                left.push(format!("{name}: the proxy on {host} ({address}), port {port}"));
+            }
+        }
+        left
+    }
 }
 
 #[derive(Deserialize)]

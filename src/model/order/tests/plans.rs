@@ -82,3 +82,30 @@ fn a_service_stays_where_it_is_and_the_largest_is_placed_first() {
     assert_eq!(plan.problems.len(), 1);
     assert_eq!(changes(&planned(&play, &more, &[]))[..3], ["6 Keep", "7 Keep", "8 Keep"]);
 }
+
+#[test]
+fn what_a_registration_drops_is_named() {
+    let mut play = Play::new();
+    let first = play.give(&ORDER.replace("type: python", "type: python\n      memory: 500"));
+    play.look(first);
+    play.play(&[]);
+    let deployed = BTreeMap::from([(word("production"), play.deployed.clone())]);
+    let left = |from: &str, to: &str| play.environment.left_by(&registered(&ENVIRONMENT.replace(from, to)), &deployed);
+    assert!(left("LOG_LEVEL: info", "LOG_LEVEL: debug").is_empty());
+    let on = |host: &str| {
+        let all = play.deployed.services.iter().filter(|(_, placed)| placed.host == word(host));
+        all.map(|(id, _)| id.to_string()).collect::<Vec<_>>()
+    };
+    let (one, two) = (on("one"), on("two"));
+    assert!(!one.is_empty() && !two.is_empty(), "{one:?} {two:?}");
+    let of = |ids: &[String], at: &str| -> Vec<String> {
+        ids.iter().map(|id| format!("production: service {id} on {at}")).collect()
+    };
+    assert_eq!(left("two.lab.example", "three.lab.example"), of(&two, "two (two.lab.example)"));
+    assert_eq!(left("      - {name: two, address: two.lab.example, user: deploy, memory: 600}\n", "").len(), two.len());
+    let proxy = "production: the proxy on one (10.0.0.1), port 8080".to_owned();
+    assert_eq!(left("{host: one}", "{host: one, port: 80}"), [proxy.clone()]);
+    let all = left("  production:", "  staging:");
+    assert_eq!(all.len(), 4);
+    assert!(all.contains(&proxy) && of(&one, "one (10.0.0.1)").iter().all(|it| all.contains(it)), "{all:?}");
+}
