@@ -104,7 +104,7 @@ fn what_a_registration_drops_is_named() {
     assert_eq!(left("two.lab.example", "three.lab.example"), of(&two, "two (two.lab.example)"));
     assert_eq!(left("      - {name: two, address: two.lab.example, user: deploy, memory: 600}\n", "").len(), two.len());
     let proxy = "production: the proxy on one (10.0.0.1), port 8080".to_owned();
-    assert_eq!(left("{host: one}", "{host: one, port: 80}"), [proxy.clone()]);
+    assert_eq!(left("{host: one}", "{host: one, port: 80}"), std::slice::from_ref(&proxy));
     let all = left("  production:", "  staging:");
     assert_eq!(all.len(), 4);
     assert!(all.contains(&proxy) && of(&one, "one (10.0.0.1)").iter().all(|it| all.contains(it)), "{all:?}");
