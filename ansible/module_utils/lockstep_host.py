@@ -194,7 +194,8 @@ def wait(condition, seconds):
 def with_holder(said):
     """What nginx says, and who has the port that it could not have, if that is what it says."""
     taken = re.search(r"bind[(][)] to \S+:([0-9]+) failed .*Address already in use", said)
-    return "%s\nport %s: %s listens there" % (said, taken[1], who_listens(int(taken[1]))) if taken else said
+    words = said.strip()[-1500:]
+    return "%s\nport %s: %s listens there" % (words, taken[1], who_listens(int(taken[1]))) if taken else words
 
 
 class Nginx:
@@ -243,15 +244,19 @@ class Nginx:
     def start(self):
         done = self.run(self.file)
         if done.returncode or not wait(lambda: self.master() and self.workers(self.master()), START_WAIT):
-            raise Refused("nginx did not start: " + with_holder(done.stdout.decode("utf-8", "replace").strip()[-1500:]))
+            raise Refused("nginx did not start: " + with_holder(done.stdout.decode("utf-8", "replace")))
 
     def reload(self, master):
         old, log = self.workers(master), os.path.join(self.root, "error.log")
-        size = len(read(log) or "")
+        # It holds all that has ever gone wrong with a request, so no more of it is read than what is new.
+        size = os.path.getsize(log) if os.path.exists(log) else 0
         os.kill(master, signal.SIGHUP)
         if not wait(lambda: self.workers(master) - old, START_WAIT):
-            said = (read(log) or "")[size:].strip()[-1500:]
-            raise Refused("nginx did not take the new configuration, the old one stays: " + with_holder(said))
+            said = b""
+            with contextlib.suppress(FileNotFoundError), open(log, "rb") as file:
+                file.seek(size)
+                said = file.read(1 << 16)
+            raise Refused("nginx did not take the new configuration, the old one stays: " + with_holder(said.decode("utf-8", "replace")))
         # nginx ends them itself after `drain`.
         if not wait(lambda: not self.workers(master) & old, self.settings["drain"] + START_WAIT):
             raise OSError("workers of nginx with the old configuration do not end")
