@@ -23,7 +23,6 @@ something unexpected or refused the list) and 77 (it refused the credential).
 """
 
 import contextlib
-import ipaddress
 import json
 import os
 import pwd
@@ -238,13 +237,14 @@ def order_inventory(values, task, environment, service, folder, home):
         own = name("the name of a host", host["name"])
         must(own not in NO_HOSTS and own not in hosts, "the name of a host", own)
         address = host["address"]
-        must(isinstance(address, str) and (is_ip(address) or HOST_NAME.fullmatch(address)), f"the address of {own}", address)
+        must(isinstance(address, str) and HOST_NAME.fullmatch(address), f"the address of {own}", address)
         hosts[own] = {
             "ansible_host": address,
             "ansible_port": port(f"the port of {own}", host["port"]),
             "ansible_user": name(f"the user of {own}", host["user"]),
         }
-        options = []
+        # Services listen on IPv4, and their health is asked for where ssh has reached the host.
+        options = ["AddressFamily=inet"]
         if host["key"] is not None:
             key = os.path.join(home, ".ssh", name(f"the key of {own}", host["key"]))
             if not os.access(key, os.R_OK):
@@ -257,8 +257,7 @@ def order_inventory(values, task, environment, service, folder, home):
             where = address.lower() if host["port"] == 22 else f"[{address.lower()}]:{host['port']}"
             known.append(f"{where} {key.group(1)}\n")
             options += [f"UserKnownHostsFile={folder}/known_hosts", "GlobalKnownHostsFile=/dev/null"]
-        if options:
-            hosts[own]["ansible_ssh_common_args"] = " ".join("-o " + shlex.quote(option) for option in options)
+        hosts[own]["ansible_ssh_common_args"] = " ".join("-o " + shlex.quote(option) for option in options)
     proxy = name("the host of the proxy", told["proxy"]["host"])
     port("the port of the proxy", told["proxy"]["port"])
     # A job for services is given their hosts alone.
@@ -266,14 +265,6 @@ def order_inventory(values, task, environment, service, folder, home):
     must(hosts, "lockstep_order.hosts", told["hosts"])
     groups = {"hosts": {"hosts": hosts}, "proxy": {"hosts": {proxy: {}} if proxy in hosts else {}}}
     return {"all": {"children": groups}}, "".join(known)
-
-
-def is_ip(text):
-    # Python takes any text behind a % for a zone.
-    try:
-        return "%" not in text and bool(ipaddress.ip_address(text))
-    except ValueError:
-        return False
 
 
 def playbook_of(name):

@@ -10,7 +10,7 @@ when something else than its service listens on it.
 import os
 import re
 
-from ansible.module_utils.lockstep_host import Refused, compare_fence, listener, listening, locked, put, read, who_listens
+from ansible.module_utils.lockstep_host import Refused, bears, compare_fence, listener, listening, locked, put, read, who_listens
 
 DOCUMENTATION = r"""
 module: lockstep_ports
@@ -96,9 +96,12 @@ def apply(base, root, host, placements, fence):
         def listens(port):
             if port not in sockets:
                 return None
-            session = (listener(port) or (0, 0, ""))[1]
+            pid, session, _name = listener(port) or (0, 0, "")
             for service, folder in folders.items():
-                if session and (read(os.path.join(folder, "unit", "group")) or "").split()[:1] == [str(session)]:
+                unit = os.path.join(folder, "unit")
+                led = session and (read(os.path.join(unit, "group")) or "").split()[:1] == [str(session)]
+                # What has left that session is the service's as well; see lockstep_service.
+                if led or (pid and bears(pid, "LOCKSTEP_UNIT=" + os.path.realpath(unit))):
                     return service
             return who_listens(port)
 

@@ -38,7 +38,9 @@ import signal
 import subprocess
 import time
 
-from ansible.module_utils.lockstep_host import Refused, compare_fence, link_target, listener, locked, put, read, stat_of, switch, wait, who_listens
+from ansible.module_utils.lockstep_host import (
+    Refused, bears, compare_fence, link_target, listener, locked, put, read, read_from, stat_of, switch, wait, who_listens,
+)  # fmt: skip
 
 DOCUMENTATION = r"""
 module: lockstep_service
@@ -77,11 +79,12 @@ SIGNAL = """#!/bin/sh
 read -r session since <group && [ "$session" = "$(cat supervise/pid)" ] && kill -s %s -- "-$session" 2>/dev/null
 """
 
+BEGAN = """began() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
+"""
+
 # Run in the unit's folder. `group` holds the number of the session, and when its first process began: a number alone may be anybody's later.
 UNIT = {
-    "run": """#!/bin/sh
-began() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
-# A supervisor that was killed has left its process behind, and that one has the port.
+    "run": "#!/bin/sh\n" + BEGAN + """# A supervisor that was killed has left its process behind, and that one has the port.
 if [ -r group ] && read -r session since <group && [ "$(began "$session")" = "$since" ]; then kill -s KILL -- "-$session"; fi
 echo "$$ $(began "$$")" >group
 LOCKSTEP_UNIT=$(pwd -P)
@@ -89,14 +92,20 @@ export LOCKSTEP_UNIT
 exec 2>&1
 exec chpst -P ../current/start
 """,
-    "finish": """#!/bin/sh
-# Whatever it has left behind would keep its port.
-read -r session since <group && kill -s KILL -- "-$session" 2>/dev/null
-# What has gone into a session of its own is known by its mark. Looked for again, until there is none: one may have made another meanwhile.
-for look in 1 2 3 4 5; do
+    "finish": "#!/bin/sh\n" + BEGAN + """# Whatever it has left behind would keep its port. Its first process is gone, unless what is noted is from before a reboot.
+if read -r session since <group; then
+  now=$(began "$session")
+  if [ -z "$now" ] || [ "$now" = "$since" ]; then kill -s KILL -- "-$session" 2>/dev/null; fi
+fi
+# What has gone into a session of its own is known by its mark. It is told to end, and killed if it has not within two seconds.
+for look in 1 2 3 4 5 6 7 8; do
   left=$(grep -zlxF -e "LOCKSTEP_UNIT=$(pwd -P)" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3)
   [ "$left" ] || break
-  kill -s KILL $left 2>/dev/null
+  case $look in
+    1) kill -s TERM $left 2>/dev/null ;;
+    [5-8]) kill -s KILL $left 2>/dev/null ;;
+  esac
+  sleep 0.5
 done
 exit 0
 """,
@@ -262,6 +271,7 @@ class Service:
         self.unit = os.path.join(self.folder, "unit")
         self.link = os.path.join(root, "supervise", name)
         self.log = os.path.join(self.folder, "log", "current")
+        self.mark = "LOCKSTEP_UNIT=" + os.path.realpath(self.unit)
 
     def path(self, *names):
         return os.path.join(self.folder, *names)
@@ -304,7 +314,9 @@ class Service:
         with locked(folder, LOCK_WAIT):
             for pid in filter(str.isdigit, os.listdir("/proc")):
                 with contextlib.suppress(PermissionError):
-                    if (read("/proc/%s/cmdline" % pid) or "").rstrip("\0").split("\0") == command:
+                    # Whoever starts it at boot may spell it otherwise.
+                    program, *rest = (read("/proc/%s/cmdline" % pid) or "").split("\0")
+                    if os.path.basename(program) == command[0] and os.path.realpath(folder) in map(os.path.realpath, rest[:2]):
                         return False
             environ = {name: os.environ[name] for name in ("HOME", "USER", "LOGNAME") if name in os.environ}
             environ.update(PATH=PATH, LANG="C.UTF-8")
@@ -329,6 +341,20 @@ class Service:
         except FileNotFoundError:
             return False
         return len(status) == 20 and status[17:18] == b"d" and status[19] == 0
+
+    def end_all(self, mark):
+        """Ends what bears a mark of this service: what a killed supervisor or a build that was given up has left."""
+        def left():
+            return [int(pid) for pid in filter(str.isdigit, os.listdir("/proc")) if bears(pid, mark)]
+
+        def none():
+            for pid in left():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return not left()
+
+        if not wait(none, 5):
+            raise Refused("what an earlier job has left on this host does not end: process %d" % (left() or [0])[0])
 
     def stop(self):
         # Of a `runsv` that has just begun `sv` may hear that all is down, and leaves; then it is told once more, to wait and to kill.
@@ -358,6 +384,8 @@ class Service:
         self.await_port(self.check_of(release)[0], orphan)
         switch(self.path("current"), release)
         if not linked:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.unit, "group"))
             switch(self.link, os.path.join("..", "services", self.name, "unit"))
             self.await_supervision()
         self.sv("up")
@@ -415,6 +443,8 @@ class Service:
         while name in keep:
             number += 1
             name = "%s.%d" % (release, number)
+        # The runner of a build may have been ended, and the build has gone on: see the role's task.
+        self.end_all("LOCKSTEP_BUILD=" + self.folder)
         self.prune(keep)
         os.makedirs(self.path(name, "files"), mode=0o700)
         os.makedirs(self.path(name, "temp"))
@@ -466,14 +496,21 @@ class Service:
             why = self.await_answer(*self.check_of(before), tries)
         except (Refused, OSError) as error:
             why = str(error)
+        if why and not before:
+            return "nothing was before, and what was started could not be ended: %s" % why
         if why:
-            return "nothing answers: what ran before, commit %s, could not be put back: %s" % (before.split("-")[0], why)
+            return "it is not known what answers: what ran before, commit %s, could not be put back: %s" % (before.split("-")[0], why)
         return "what ran before is live again: commit %s" % before.split("-")[0]
 
     def take_down(self):
         """Ends process and supervision. What is not linked is not started again."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.link)
+        if not self.supervised():
+            orphan = self.session()
+            if orphan:
+                os.killpg(orphan, signal.SIGKILL)
+            self.end_all(self.mark)
         if self.supervised():
             said = self.sv("-w", str(STOP_WAIT), "force-shutdown")
             if not wait(lambda: not self.supervised(), 5):
@@ -497,12 +534,7 @@ class Service:
 
     def log_since(self, size):
         """The last lines that were written since the log had this size; svlogd begins a new file now and then."""
-        try:
-            with open(self.log, "rb") as file:
-                file.seek(size if size <= os.fstat(file.fileno()).st_size else 0)
-                written = file.read()
-        except FileNotFoundError:
-            written = b""
+        written = read_from(self.log, size, -1)
         # Some programs print their environment when they fail. Short values would hide half of the text, and are no secrets.
         words = shlex.split(read(self.path("secrets.env")) or "")
         secrets = [line.encode() for word in words for line in word.partition("=")[2].splitlines() if len(line) > 5]

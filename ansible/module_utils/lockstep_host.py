@@ -54,6 +54,16 @@ def read(path):
         return None
 
 
+def read_from(path, size, most=1 << 16):
+    """What was written to a log since it had this size, from its beginning if it was begun anew; the first bytes of it, if it is much."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(size if size <= os.fstat(file.fileno()).st_size else 0)
+            return file.read(most)
+    except FileNotFoundError:
+        return b""
+
+
 def sync_folder(path):
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -172,6 +182,13 @@ def listener(port):
     return 0, 0, "a process of another user"
 
 
+def bears(pid, mark):
+    """Whether the environment in which a process was started has this, as NAME=value; of another user's nothing is known."""
+    with contextlib.suppress(OSError), open("/proc/%s/environ" % pid, "rb") as file:
+        return mark.encode() in file.read().split(b"\0")
+    return False
+
+
 def who_listens(port):
     """Who has a port, for a message."""
     pid, _session, name = listener(port) or (0, 0, "a process that has just ended")
@@ -191,10 +208,12 @@ def wait(condition, seconds):
     return True
 
 
-def with_holder(said):
-    """What nginx says, and who has the port that it could not have, if that is what it says."""
+def words_of(said):
+    """What nginx says of a configuration that it could not take, and who has the port if that is why. Beside requests that it serves, it says
+    much else in the same log."""
+    grave = [line for line in said.splitlines() if "[emerg]" in line or "[alert]" in line]
+    words = ("\n".join(grave[:1] + grave[-1:] if len(grave) > 1 else grave) or said.strip())[-1500:]
     taken = re.search(r"bind[(][)] to \S+:([0-9]+) failed .*Address already in use", said)
-    words = said.strip()[-1500:]
     return "%s\nport %s: %s listens there" % (words, taken[1], who_listens(int(taken[1]))) if taken else words
 
 
@@ -244,19 +263,15 @@ class Nginx:
     def start(self):
         done = self.run(self.file)
         if done.returncode or not wait(lambda: self.master() and self.workers(self.master()), START_WAIT):
-            raise Refused("nginx did not start: " + with_holder(done.stdout.decode("utf-8", "replace")))
+            raise Refused("nginx did not start: " + words_of(done.stdout.decode("utf-8", "replace")))
 
     def reload(self, master):
         old, log = self.workers(master), os.path.join(self.root, "error.log")
-        # It holds all that has ever gone wrong with a request, so no more of it is read than what is new.
         size = os.path.getsize(log) if os.path.exists(log) else 0
         os.kill(master, signal.SIGHUP)
         if not wait(lambda: self.workers(master) - old, START_WAIT):
-            said = b""
-            with contextlib.suppress(FileNotFoundError), open(log, "rb") as file:
-                file.seek(size)
-                said = file.read(1 << 16)
-            raise Refused("nginx did not take the new configuration, the old one stays: " + with_holder(said.decode("utf-8", "replace")))
+            said = words_of(read_from(log, size).decode("utf-8", "replace"))
+            raise Refused("nginx did not take the new configuration, the old one stays: " + said)
         # nginx ends them itself after `drain`.
         if not wait(lambda: not self.workers(master) & old, self.settings["drain"] + START_WAIT):
             raise OSError("workers of nginx with the old configuration do not end")

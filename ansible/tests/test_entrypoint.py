@@ -169,7 +169,7 @@ HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDoN"
 def an_order(task="domains", **changes):
     hosts = [
         {"name": "host-a", "address": "10.1.2.3", "port": 22, "user": "deploy", "host_key": HOST_KEY + " who@where", "key": "id_ed25519"},
-        {"name": "host-b", "address": "fd00::1", "port": 2222, "user": "deploy", "host_key": HOST_KEY, "key": None},
+        {"name": "host-b", "address": "10.1.2.4", "port": 2222, "user": "deploy", "host_key": HOST_KEY, "key": None},
         {"name": "host-c", "address": "Host-C.example", "port": 22, "user": "deploy", "host_key": None, "key": None},
     ]
     return {"environment": "3", "mode": "production", "order": 7, "action": "update", "task": task, "hosts": hosts,
@@ -199,14 +199,15 @@ class Orders(Case):
         self.assertEqual(called["argv"][-1], str(ROOT / "playbooks" / "order-domains.yml"))
         self.assertEqual(called["environ"]["LOCKSTEP_INVENTORY"], "3/environment")
         self.assertEqual(called["vars"]["lockstep_order"]["repositories"], [{"url": {"__ansible_unsafe": "{{ x }}"}}])
-        self.assertEqual(known_hosts, f"10.1.2.3 {HOST_KEY}\n[fd00::1]:2222 {HOST_KEY}\n")
+        self.assertEqual(known_hosts, f"10.1.2.3 {HOST_KEY}\n[10.1.2.4]:2222 {HOST_KEY}\n")
         self.assertEqual(groups["proxy"], {"hosts": {"host-a": {}}})
         hosts = groups["hosts"]["hosts"]
         self.assertEqual(hosts["host-a"]["ansible_ssh_private_key_file"], str(self.folder / ".ssh" / "id_ed25519"))
         self.assertIn("IdentitiesOnly=yes", hosts["host-a"]["ansible_ssh_common_args"])
         self.assertIn("/known_hosts -o GlobalKnownHostsFile=/dev/null", hosts["host-b"]["ansible_ssh_common_args"])
         self.assertNotIn("Identit", hosts["host-b"]["ansible_ssh_common_args"])
-        self.assertEqual(hosts["host-c"], {"ansible_host": "Host-C.example", "ansible_port": 22, "ansible_user": "deploy"})
+        self.assertEqual(hosts["host-c"], {"ansible_host": "Host-C.example", "ansible_port": 22, "ansible_user": "deploy",
+                                           "ansible_ssh_common_args": "-o AddressFamily=inet"})  # fmt: skip
 
     def test_a_service_job_has_the_hosts_that_it_was_given(self):
         host_b = an_order()["hosts"][1:2]
@@ -241,7 +242,7 @@ class Orders(Case):
             (["task"], ["routes", None]),
             (["mode"], ["a/b", "", None, template]),
             (["hosts", 0, "name"], ["a/b", "proxy", "localhost", "host-b", 7, template]),
-            (["hosts", 0, "address"], ["-oProxyCommand=id", "a b", "fe80::1%{{x}}", "", None, template]),
+            (["hosts", 0, "address"], ["-oProxyCommand=id", "a b", "fd00::1", "fe80::1%{{x}}", "", None, template]),
             (["hosts", 0, "port"], [0, 65536, "22", True, None]),
             (["hosts", 0, "user"], ["a b", "-x", "", template]),
             (["hosts", 0, "host_key"], ["ssh-ed25519", "ssh-ed25519 AAAA\nx ssh-ed25519 AAAA", "AAAA", 7, template]),

@@ -21,6 +21,7 @@ from unittest import mock
 
 from tests.support import HOST, ROOT, SLOT, load
 
+ports = load(ROOT / "library" / "lockstep_ports.py")
 service = load(ROOT / "library" / "lockstep_service.py")
 traffic = load(ROOT / "library" / "lockstep_traffic.py")
 HERE = os.environ.get("LOCKSTEP_TEST_TARGET") == "1" or (shutil.which("nginx", path="/usr/sbin") and os.getuid() != 0)
@@ -194,9 +195,57 @@ class Supervised(Case):
             # Not done: what is left to runsv is the process itself.
             self.assertNotEqual(subprocess.run([f"./{script}"], cwd=self.service.unit).returncode, 0)
         self.assertIsNone(before.poll())
+        # Nor is what is noted killed at the end of another, unless it is what was noted: after a reboot its number is anybody's.
+        self.assertEqual(subprocess.run(["./finish"], cwd=self.service.unit).returncode, 0)
+        self.assertIsNone(before.poll())
+        noted.write_text(f"{before.pid} {HOST.stat_of(before.pid)[19]}\n")
+        self.assertEqual(subprocess.run(["./finish"], cwd=self.service.unit).returncode, 0)
+        self.assertEqual(before.wait(10), -signal.SIGKILL)
         noted.write_text(f"{now.pid} 7\n")
         self.assertEqual(subprocess.run(["./control/t"], cwd=self.service.unit).returncode, 0)
         self.assertEqual(now.wait(10), -signal.SIGTERM)
+
+    def test_what_nobody_supervises_any_more_is_removed(self):
+        (port,) = free_ports(1)
+        stray, session = self.deploy(1, port), self.service.session()
+        for name in ("runsvdir", "runsv"):
+            subprocess.run(["pkill", "-KILL", "-x", name], check=True)
+        self.assertTrue(listens(port))
+        self.assertEqual(self.service.remove(), {"changed": True})
+        self.assertFalse(listens(port))
+        for pid in (session, stray):
+            self.assertIn((HOST.stat_of(pid) or "Z")[0], "ZX")
+
+    def test_a_build_that_was_given_up_is_ended_by_the_next_job(self):
+        build = subprocess.Popen(["sleep", "1000"], env={"LOCKSTEP_BUILD": self.service.folder, "PATH": "/usr/bin:/bin"})
+        other = subprocess.Popen(["sleep", "1000"], env={"LOCKSTEP_BUILD": self.service.folder + "x", "PATH": "/usr/bin:/bin"})
+        self.addCleanup(other.wait)
+        self.addCleanup(other.kill)
+        self.service.stage("%s-1" % ("a" * 40), {}, 20000)
+        self.assertEqual(build.wait(10), -signal.SIGKILL)
+        self.assertIsNone(other.poll())
+
+    def test_what_has_left_its_session_has_the_services_port(self):
+        (port,) = free_ports(1)
+        self.service.write_unit()
+        mark = {"LOCKSTEP_UNIT": os.path.realpath(self.service.unit)}
+        with contextlib.ExitStack() as ended:
+            for environ in ({}, mark):
+                serve = [sys.executable, "-c", "import socket, time; s = socket.create_server(('', %d)); time.sleep(1000)" % port]
+                one = subprocess.Popen(serve, env=environ, start_new_session=True)
+                ended.callback(one.wait)
+                ended.callback(one.kill)
+                self.until(lambda: listens(port), "it listens")
+                asked = [{"service": "stray", "port": port, "ports": [port, port], "taken": []}]
+                fence = {"path": str(self.folder / "fence.json"), "fence": 7, "job": "A"}
+                (self.folder / "fence.json").write_text(json.dumps({"fence": 7, "job": "A"}))
+                if environ:
+                    self.assertEqual(ports.apply(str(self.folder), self.root, "one", asked, fence)["ports"], {"stray": port})
+                else:
+                    with self.assertRaisesRegex(HOST.Refused, "process %d" % one.pid):
+                        ports.apply(str(self.folder), self.root, "one", asked, fence)
+                one.kill()
+                one.wait()
 
     def test_who_has_its_port_is_named(self):
         with socket.create_server(("0.0.0.0", 0)) as other:

@@ -70,18 +70,19 @@ TOKEN=$(openssl rand -hex 24)
   export LOCKSTEP_AUTH_PEPPER LOCKSTEP_AUTH_OPERATORS=you:$TOKEN LOCKSTEP_FEED_AT_START=false
   export LOCKSTEP_RUNNER_IMAGE=$RUNNER LOCKSTEP_RUNNER_PULL=never LOCKSTEP_RUNNER_NETWORK=$NAME
   export LOCKSTEP_RUNNER_MOUNTS=$WORK/ssh:/home/runner/.ssh:ro,$WORK/repositories:/srv/repositories:ro
-  # Whatever ends it, it is started again, as Docker would do it for the one of compose; until it is told to end.
+  # Killed, it is started again, as Docker would do it for the one of compose.
   trap 'kill "$service"; wait "$service"; exit' TERM
-  while true; do
+  code=137
+  while [ "$code" -eq 137 ]; do
     "$LOCKSTEP" serve >/dev/null 2>>"$WORK/log" &
-    service=$!
+    service=$! code=0
     printf '%s\n' "$service" >"$WORK/process"
-    wait "$service" 2>/dev/null || true
+    wait "$service" 2>/dev/null || code=$?
   done
 ) &
 pids+=($!)
 until curl -sS --fail --max-time 5 --cacert "$WORK/tls.crt" -o /dev/null "https://localhost:$port/readyz" 2>/dev/null; do
-  if [ "$SECONDS" -ge 60 ]; then die "the service is not ready" "$(tail -n 20 "$WORK/log")"; fi
+  if ! kill -0 "${pids[-1]}" 2>/dev/null || [ "$SECONDS" -ge 60 ]; then die "the service is not ready" "$(tail -n 20 "$WORK/log")"; fi
   sleep 0.2
 done
 

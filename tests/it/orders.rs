@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use lockstep::dispatch::{NewOrder, OrderCommand, OrderRefusal};
 use lockstep::model::ids::{JobId, Word};
 use lockstep::model::job::{Intent, Outcome};
+use lockstep::model::order::command::Refused;
 use lockstep::model::order::{Order, OrderId, State, Task, TaskState, environment, file};
 use serde_json::{Value, json};
 
@@ -397,14 +398,14 @@ async fn an_order_that_says_less_waits_and_takes_nobodys_place() {
     }
     begun(&here, WHOLE).await;
     // One of another mode, one that removes a service, and one that is ended before it begins.
-    let new = NewOrder {
+    let to_staging = || NewOrder {
         spec: file::read(ORDER).expect("an order"),
         file: ORDER.to_owned(),
         mode: word("staging"),
         by: word("ada"),
         idempotency_key: None,
     };
-    let staging = one.dispatcher.give_order(new).await.expect("given").order.id;
+    let staging = one.dispatcher.give_order(to_staging()).await.expect("given").order.id;
     let part = order(&one, "action: remove\nenvironment_id: shop\nx:\n  services: [{id: b}]\n").await;
     succeed(&here, &one, WHOLE, "routes").await;
     is(&one, &first, State::Succeeded).await;
@@ -439,6 +440,26 @@ async fn an_order_that_says_less_waits_and_takes_nobodys_place() {
     })
     .await;
     assert_ne!(go_on.state, State::Superseded, "what was ended takes nobody's place");
+
+    // Nor does it give back the place of one that had given way: what counts again is the newest that has begun.
+    let cancel = async |id: &OrderId| {
+        one.dispatcher.change_order(id, &cancel).await.expect("canceled");
+        is(&one, id, State::Canceled).await;
+    };
+    cancel(&running).await;
+    let next = order(&one, ORDER).await;
+    begun(&here, "shop/a").await;
+    cancel(&next).await;
+    one.dispatcher.give_order(to_staging()).await.expect("given");
+    begun(&here, WHOLE).await;
+    let waits = order(&one, ORDER).await;
+    cancel(&waits).await;
+    let retry = OrderCommand::Retry { by: word("ada"), reason: String::new() };
+    let refused = one.dispatcher.change_order(&running, &retry).await.expect_err("a newer one has begun");
+    assert!(
+        matches!(refused, OrderRefusal::Refused(Refused::Newer(newest)) if newest == next.number),
+        "{refused}, newest {next}"
+    );
     one.stop().await;
 }
 

@@ -47,7 +47,7 @@ modes:
         host_key: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample root@host-a
         key: id_ed25519
         memory: 2048
-      - {name: host-b, address: fd00::1, port: 2222, user: deploy, memory: 512}
+      - {name: host-b, address: host-b.lab.example, port: 2222, user: deploy, memory: 512}
     proxy: {host: host-a, port: 8080}
     ports: [20000, 20999]
     variables: {LOG_LEVEL: info}

@@ -73,7 +73,7 @@ async fn add(args: Add, http: &Http, screen: &mut Screen) -> Result<Exit, Fault>
     let word = if set.new { "registered" } else { "changed; the next order is compared with it" };
     screen.say(&format!("environment {} is {word}", plain(&set.id)));
     if !set.left.is_empty() {
-        screen.say("Left as it is, and out of reach of orders; register it again to have it removed by one:");
+        screen.say("Left as it is, and out of reach of orders, unless it is registered again before the next one:");
         for left in &set.left {
             screen.say(&format!("  {}", plain(left)));
         }

@@ -18,13 +18,13 @@
 //!
 //! Each of these values reaches a command line or a variable of Ansible's own, so the rule for each is narrow.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
 
 use super::Deployed;
-use super::file::{RESERVED, is_domain};
+use super::file::{is_domain, is_reserved};
 use crate::model::ids::Word;
 use crate::model::mistakes::{self, Found, Mistakes};
 
@@ -111,11 +111,15 @@ impl Environment {
         for (name, deployed) in deployed {
             let (Some(before), after) = (self.modes.get(name), next.modes.get(name)) else { continue };
             for (id, placed) in &deployed.services {
-                let runs = placed.running.as_ref().map(|runs| &runs.host);
-                let hosts: BTreeSet<&Word> = placed.left_on.iter().chain(runs).chain([&placed.host]).collect();
-                for host in hosts.into_iter().filter_map(|host| before.host(host)) {
-                    let (host, address) = (&host.name, &host.address);
-                    if after.and_then(|mode| mode.host(host)).is_none_or(|host| host.address != *address) {
+                let runs = placed.running.as_ref().map(|runs| (&runs.host, &runs.address));
+                let known = |host| before.host(host).map(|host| (&host.name, &host.address));
+                let on: BTreeMap<&Word, &String> = placed.left_on.iter().filter_map(known).chain(runs).collect();
+                for (host, address) in on {
+                    let user = before.host(host).map(|host| &host.user);
+                    let next = after.and_then(|mode| mode.host(host));
+                    let same =
+                        next.is_some_and(|next| next.address == *address && user.is_none_or(|user| *user == next.user));
+                    if !same {
                         left.push(format!("{name}: service {id} on {host} ({address})"));
                     }
                 }
@@ -205,9 +209,8 @@ fn mode(raw: &RawMode, found: &mut Found) -> Option<Mode> {
         if hosts.iter().any(|other| other.name == host.name) {
             found.wrong(raw.value.name.referenced, format!("name: there are two hosts of the name {}", host.name));
         }
-        let at = |host: &Host| (host.address.to_ascii_lowercase(), host.port);
-        if let Some(other) = hosts.iter().find(|other| at(other) == at(&host)) {
-            // A service that moves from one to the other would be removed where it has just been deployed.
+        if let Some(other) = hosts.iter().find(|other| other.address == host.address) {
+            // A service that moves from one to the other would be removed where it has just been deployed, whatever ports their sshds have.
             let what = format!("address: {} has this address already; one machine is one host", other.name);
             found.wrong(raw.value.address.referenced, what);
         }
@@ -235,7 +238,7 @@ fn mode(raw: &RawMode, found: &mut Found) -> Option<Mode> {
         found.wrong(raw.hosts.referenced, format!("variables must be at most {many}"));
     }
     for (name, value) in &raw.variables {
-        if !is_variable(name) || RESERVED.contains(&name.as_str()) {
+        if !is_variable(name) || is_reserved(name) {
             found.wrong(
                 value.referenced,
                 format!(
@@ -259,8 +262,9 @@ fn host(raw: &RawHost, found: &mut Found) -> Option<Host> {
     let user = found.name("user", &raw.user);
     let key = raw.key.as_ref().and_then(|key| found.name("key", key));
     let address = &raw.address;
-    if !is_domain(&address.value) && address.value.parse::<std::net::IpAddr>().is_err() {
-        found.wrong(address.referenced, "address must be a host name or an IP address".into());
+    // Services listen on IPv4. An address of it has the form of a name.
+    if !is_domain(&address.value) {
+        found.wrong(address.referenced, "address must be a host name in small letters, or an IPv4 address".into());
     }
     if let Some(port) = &raw.port
         && port.value == 0

@@ -229,7 +229,7 @@ impl Reader {
         let mut called: BTreeMap<String, &Word> = BTreeMap::new();
         for (name, at) in variables.iter().zip(&raw.variables) {
             let variable = variable(name);
-            if !is_variable(&variable) || RESERVED.contains(&variable.as_str()) {
+            if !is_variable(&variable) || is_reserved(&variable) {
                 self.found.wrong(at.referenced, format!("variables: {name} would be {variable}, which cannot be set"));
             }
             self.called.push((variable.clone(), at.referenced));
@@ -307,12 +307,20 @@ impl Reader {
     }
 }
 
-/// Names that a service has of Lockstep.
-pub(super) const RESERVED: [&str; 9] = [
+/// Whether a service has a variable of that name of Lockstep, or its shell has it.
+pub(super) fn is_reserved(variable: &str) -> bool {
+    RESERVED.contains(&variable) || variable.starts_with("LOCKSTEP_")
+}
+
+const RESERVED: [&str; 13] = [
     "PORT",
     "HOST",
     "PATH",
     "HOME",
+    "PWD",
+    "UID",
+    "EUID",
+    "PPID",
     "SERVICE_ID",
     "SERVICE_COMMIT",
     "SERVICE_ROLES",

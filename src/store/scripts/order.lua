@@ -33,7 +33,7 @@ if idempotency ~= '' then
   end
 end
 local stands, woken_by_now = unpack(redis.call('HMGET', name, 'revision', 'woken'))
-local newest, holder = unpack(redis.call('HMGET', home, 'newest', 'holder'))
+local newest, holder, begun = unpack(redis.call('HMGET', home, 'newest', 'holder', 'begun:' .. mode))
 if (stands or '0') ~= revision or (holds and holder and holder ~= number)
   or (revision == '0' and tonumber(number) ~= tonumber(newest or '0') + 1) then
   return reply('RACED')
@@ -66,7 +66,12 @@ if revision == '0' then
   -- Those of its mode before it give way: one that waits at once, one that runs between tasks.
   wake_orders_of(environment)
 elseif not says_all and redis.call('HGET', home, 'newest:' .. mode) == number then
-  redis.call('HDEL', home, 'newest:' .. mode)
+  -- What counts again is the newest that has begun: none before that one may be tried again.
+  if begun then
+    redis.call('HSET', home, 'newest:' .. mode, begun)
+  else
+    redis.call('HDEL', home, 'newest:' .. mode)
+  end
 end
 redis.call(active and 'SADD' or 'SREM', key('orders:active'), id)
 if deployed ~= '' then
@@ -77,6 +82,9 @@ for _, it in ipairs(drawn) do
 end
 if holds then
   redis.call('HSET', home, 'holder', number)
+  if says_all and tonumber(number) > tonumber(begun or '0') then
+    redis.call('HSET', home, 'begun:' .. mode, number)
+  end
 elseif holder == number then
   redis.call('HDEL', home, 'holder')
   wake_orders_of(environment)

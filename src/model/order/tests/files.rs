@@ -90,6 +90,12 @@ fn every_mistake_in_an_order_is_named_by_line_and_key() {
         ("revision: main", "revision: refs/heads/main", 14, "revision must be the name of a branch"),
         ("roles: [auth, discovery]", "roles: [auth, auth]", 9, "roles names auth twice"),
         ("variables: [database-password]", "variables: [port]", 10, "variables: port would be PORT"),
+        (
+            "variables: [database-password]",
+            "variables: [lockstep-unit]",
+            10,
+            "variables: lockstep-unit would be LOCKSTEP_UNIT",
+        ),
         ("variables: [database-password]", "variables: [a.b, a-b]", 10, "variables: a-b and a.b are both A_B"),
         ("variables: [database-password]", "variables: [discovery-url]", 10, "variables: DISCOVERY_URL says where"),
         ("type: node", "type: cobol", 11, "unknown variant"),
@@ -162,6 +168,10 @@ fn every_mistake_in_an_environment_is_named_by_line_and_key() {
     for (from, to, line, what) in [
         ("environment: '3'", "environment: ''", 1, "environment is empty"),
         ("name: two", "name: one", 6, "name: there are two hosts"),
+        ("two.lab.example", "'fd00::1'", 6, "address must be a host name"),
+        ("address: two.lab.example", "address: 10.0.0.1, port: 2222", 6, "address: one has this address already"),
+        ("LOG_LEVEL: info", "LOCKSTEP_UNIT: x", 9, "variables: \"LOCKSTEP_UNIT\" must be"),
+        ("LOG_LEVEL: info", "PWD: x", 9, "variables: \"PWD\" must be"),
         ("two.lab.example", "10.0.0.1", 6, "address: one has this address already"),
         ("name: two", "name: localhost", 6, "name: localhost means something else"),
         ("10.0.0.1", "'{{ lookup(1) }}'", 5, "address must be"),

@@ -103,6 +103,13 @@ fn what_a_registration_drops_is_named() {
     };
     assert_eq!(left("two.lab.example", "three.lab.example"), of(&two, "two (two.lab.example)"));
     assert_eq!(left("      - {name: two, address: two.lab.example, user: deploy, memory: 600}\n", "").len(), two.len());
+    let user = "two.lab.example, user: deploy";
+    assert_eq!(left(user, "two.lab.example, user: www").len(), two.len());
+    // Changed twice before an order: what is left is where the services run, and back there nothing is.
+    let moved = registered(&ENVIRONMENT.replace("two.lab.example", "three.lab.example"));
+    let again = registered(&ENVIRONMENT.replace("two.lab.example", "four.lab.example"));
+    assert_eq!(moved.left_by(&again, &deployed), of(&two, "two (two.lab.example)"));
+    assert!(moved.left_by(&play.environment, &deployed).is_empty());
     let proxy = "production: the proxy on one (10.0.0.1), port 8080".to_owned();
     assert_eq!(left("{host: one}", "{host: one, port: 80}"), std::slice::from_ref(&proxy));
     let all = left("  production:", "  staging:");

@@ -91,7 +91,7 @@ impl Play {
             }
             Step::Retry(which) => {
                 if let Some(number) = self.nth(*which) {
-                    let newest = self.newest;
+                    let newest = self.facts().newest;
                     let order = self.orders.get_mut(&number).expect("it is there");
                     if command::retry(order, newest, &word("ada"), "").is_ok() {
                         self.look(number);
