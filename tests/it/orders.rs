@@ -448,7 +448,7 @@ async fn an_order_that_says_less_waits_and_takes_nobodys_place() {
     };
     cancel(&running).await;
     let next = order(&one, ORDER).await;
-    begun(&here, "shop/a").await;
+    begun(&here, WHOLE).await;
     cancel(&next).await;
     one.dispatcher.give_order(to_staging()).await.expect("given");
     begun(&here, WHOLE).await;

@@ -206,6 +206,8 @@ fn an_environment_is_refused_by_its_schema_where_it_is_refused() {
             ("s.lab.example", "'-oProxyCommand=id'"),
             ("s.lab.example", "'{{ lookup }}'"),
             ("s.lab.example", "S.lab.example"),
+            ("s.lab.example", "'::1'"),
+            ("s.lab.example", "'fd00::1'"),
             ("user: deploy, memory: 16}", "memory: 16}"),
             ("user: deploy, memory: 16}", "user: deploy}"),
             ("user: deploy, memory: 16}", "user: -x, memory: 16}"),
@@ -236,7 +238,7 @@ fn an_environment_is_refused_by_its_schema_where_it_is_refused() {
         &[
             ("proxy: {host: s}", "proxy: {host: s, port: 80}"),
             ("LOG_LEVEL: info", "_x: ''"),
-            ("s.lab.example", "'::1'"),
+            ("s.lab.example", "192.0.2.7"),
             ("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample root@host-a", "ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIExample"),
         ],
     );
