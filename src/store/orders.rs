@@ -96,6 +96,21 @@ impl Store {
         }))
     }
 
+    /// The number of the newest order of each of these environments, 0 before its first; none: there is no such environment.
+    pub async fn newest_orders(&self, environments: &[Word]) -> Result<Vec<Option<u64>>> {
+        let answers = self.read(self.quick(), "newest orders", |pipe| {
+            for name in environments {
+                pipe.cmd("HMGET").arg(self.keys().environment(name)).arg(&["made_ms", "newest"]);
+            }
+        });
+        let mut answers = answers.await?;
+        let newest = |_| match &items(answers.next()?)[..] {
+            [made, newest] if *made != Value::Nil => Ok(Some(number(newest).unwrap_or_default())),
+            _ => Ok(None),
+        };
+        environments.iter().map(newest).collect()
+    }
+
     /// An order; none: there is none.
     pub async fn order(&self, id: &OrderId) -> Result<Option<StoredOrder>> {
         self.orders(std::slice::from_ref(id)).await?.pop().map(|(_, read)| read).transpose()

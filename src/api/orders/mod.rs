@@ -22,7 +22,7 @@ use super::extract::{OptionalJson, Query, Text, optional_reason, optional_word, 
 use super::jobs::Ask;
 use super::problem::answer;
 use super::{Api, Shared};
-use crate::dispatch::{NewOrder, OrderCommand};
+use crate::dispatch::{NewOrder, OrderCommand, OrderRefusal};
 use crate::model::ids::Word;
 use crate::model::order::{OrderId, Spec, file};
 use crate::store::StoredOrder;
@@ -230,13 +230,20 @@ pub(super) async fn list(
         Some(_) | None => {}
     }
     let store = api.dispatcher.store();
-    let environments = match optional_word("environment", environment)? {
-        Some(environment) => vec![environment],
+    let named = optional_word("environment", environment)?;
+    let environments = match &named {
+        Some(environment) => vec![environment.clone()],
         None => store.environments().await?.into_iter().collect(),
     };
     let mut list = OrderList::default();
-    for environment in environments {
-        let newest = api.dispatcher.environment(&environment).await?.newest;
+    let newest = store.newest_orders(&environments).await?;
+    for (environment, newest) in environments.into_iter().zip(newest) {
+        let newest = match newest {
+            Some(newest) => newest,
+            None if named.is_some() => return Err(OrderRefusal::UnknownEnvironment(environment).into()),
+            // It was there when they were named.
+            None => continue,
+        };
         let numbers = (1..=newest).rev().take(limit);
         let ids: Vec<OrderId> = numbers.map(|number| OrderId { environment: environment.clone(), number }).collect();
         for (id, read) in store.orders(&ids).await? {
