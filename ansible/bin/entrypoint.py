@@ -204,14 +204,15 @@ def order(arguments, environ):
     folder = private_folder()
     prepare(environ, folder)
     try:
-        hosts, known_hosts = order_inventory(values, task, environment, service, folder, environ["HOME"])
+        common = environ.get("ANSIBLE_SSH_COMMON_ARGS", "")
+        hosts, known_hosts = order_inventory(values, task, environment, service, folder, environ["HOME"], common)
     except (KeyError, TypeError, AttributeError) as error:
         raise Refused(DATA, f"vars.json: lockstep_order is not complete ({type(error).__name__}: {error})") from error
     write(os.path.join(folder, "known_hosts"), known_hosts)
     become_ansible(playbook, write(os.path.join(folder, "hosts.json"), json.dumps(hosts)), values, folder, environ)
 
 
-def order_inventory(values, task, environment, service, folder, home):
+def order_inventory(values, task, environment, service, folder, home, common=""):
     """The inventory of an order's job and its known_hosts. Everything in it was matched against a pattern."""
 
     def must(holds, what, value):
@@ -257,7 +258,9 @@ def order_inventory(values, task, environment, service, folder, home):
             where = address.lower() if host["port"] == 22 else f"[{address.lower()}]:{host['port']}"
             known.append(f"{where} {key.group(1)}\n")
             options += [f"UserKnownHostsFile={folder}/known_hosts", "GlobalKnownHostsFile=/dev/null"]
-        hosts[own]["ansible_ssh_common_args"] = " ".join("-o " + shlex.quote(option) for option in options)
+        # Of two values ssh takes the first. What else the operator says counts too: a bastion's ProxyJump in runner.env, for instance.
+        said = ["-o " + shlex.quote(option) for option in options] + [common]
+        hosts[own]["ansible_ssh_common_args"] = " ".join(said).strip()
     proxy = name("the host of the proxy", told["proxy"]["host"])
     port("the port of the proxy", told["proxy"]["port"])
     # A job for services is given their hosts alone.

@@ -8,6 +8,7 @@ when something else than its service listens on it.
 """
 
 import os
+import pwd
 import re
 
 from ansible.module_utils.lockstep_host import Refused, bears, compare_fence, listener, listening, locked, put, read, who_listens
@@ -137,6 +138,9 @@ def main():
         module.fail_json(msg=str(refused), refused=True)
     except (KeyError, TypeError, ValueError) as error:
         module.fail_json(msg="a placement is not complete (%s: %s)" % (type(error).__name__, error))
+    except PermissionError as error:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        module.fail_json(msg="ports cannot be noted on this host: %s. All environments of a host have the same user there; this job came as %s" % (error, user))
     except OSError as error:
         module.fail_json(msg="ports cannot be noted on this host: %s" % error)
 

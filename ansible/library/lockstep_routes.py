@@ -42,7 +42,7 @@ MARK = "# lockstep: "
 DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?([.][a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 # What stands in a location of nginx, in quotes, and means itself.
 PATH = re.compile(r"(/[A-Za-z0-9._~!@+=:,-]+)*/?")
-ADDRESS = re.compile(r"[A-Za-z0-9.:-]+")
+ADDRESS = re.compile(r"[A-Za-z0-9.-]+")
 LOCK_WAIT = 60  # seconds; a change takes as long as its requests are drained
 
 
@@ -110,8 +110,7 @@ def hosts(state, address):
 def locations(routes):
     for route in routes:
         path = route["path"] if route["path"] != "/" else ""
-        address = "[%s]" % route["address"] if ":" in route["address"] else route["address"]
-        target = "http://%s:%d" % (address, route["port"])
+        target = "http://%s:%d" % (route["address"], route["port"])
         # Where a service leads elsewhere without its prefix, because it does not know that or is told it and does not care.
         inside = re.escape(path[1:])
         leads = ' proxy_redirect default; proxy_redirect "~^/(?!%s(?:/|$))(.*)$" "%s/$1";' % (inside, path) if path else ""

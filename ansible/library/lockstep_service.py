@@ -67,7 +67,8 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 RELEASE = re.compile(r"[0-9a-f]{40}-[0-9]+([.][0-9]+)?")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LOCK_WAIT = 60  # seconds
-STOP_WAIT = 15  # seconds for a process to end before it is killed
+STOP_WAIT = 15  # seconds for a process to end before it is killed; what it has started is given as long once it is gone
+END_WAIT = STOP_WAIT + 5  # seconds for `finish`
 SUPERVISOR_WAIT = 20  # seconds; runsvdir looks every 5 s
 PAUSE = 0.5  # seconds between two tries
 LOG_LINES = 30
@@ -76,7 +77,7 @@ LOG_BYTES = 20000
 # Where it fails, `runsv` sends the signal to its process itself: it has not come as far as to note its session, and what stands there is that of
 # one before it.
 SIGNAL = """#!/bin/sh
-read -r session since <group && [ "$session" = "$(cat supervise/pid)" ] && kill -s %s -- "-$session" 2>/dev/null
+read -r session since <group && [ "$session" = "$(cat supervise/pid)" ] && kill -s %s -- "-$session" 2>/dev/null && echo %s >told
 """
 
 BEGAN = """began() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
@@ -86,16 +87,26 @@ BEGAN = """began() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20
 UNIT = {
     "run": "#!/bin/sh\n" + BEGAN + """# A supervisor that was killed has left its process behind, and that one has the port.
 if [ -r group ] && read -r session since <group && [ "$(began "$session")" = "$since" ]; then kill -s KILL -- "-$session"; fi
+rm -f told
 echo "$$ $(began "$$")" >group
 LOCKSTEP_UNIT=$(pwd -P)
 export LOCKSTEP_UNIT
 exec 2>&1
 exec chpst -P ../current/start
 """,
-    "finish": "#!/bin/sh\n" + BEGAN + """# Whatever it has left behind would keep its port. Its first process is gone, unless what is noted is from before a reboot.
+    "finish": "#!/bin/sh\n" + BEGAN + """# Whatever it has left behind would keep its port. Its first process is gone, unless what is noted is from before a reboot: a shell is gone at
+# once. What it has started is told to end if it has not been, and killed if it does not.
 if read -r session since <group; then
   now=$(began "$session")
-  if [ -z "$now" ] || [ "$now" = "$since" ]; then kill -s KILL -- "-$session" 2>/dev/null; fi
+  if [ -z "$now" ] || [ "$now" = "$since" ]; then
+    [ -e told ] || kill -s TERM -- "-$session" 2>/dev/null
+    look=0
+    while kill -s 0 -- "-$session" 2>/dev/null; do
+      if [ "$look" -ge %d ]; then kill -s KILL -- "-$session" 2>/dev/null; break; fi
+      look=$((look + 1))
+      sleep 0.1
+    done
+  fi
 fi
 # What has gone into a session of its own is known by its mark. It is told to end, and killed if it has not within two seconds.
 for look in 1 2 3 4 5 6 7 8; do
@@ -108,9 +119,9 @@ for look in 1 2 3 4 5 6 7 8; do
   sleep 0.5
 done
 exit 0
-""",
-    "control/t": SIGNAL % "TERM",
-    "control/k": SIGNAL % "KILL",
+""" % (STOP_WAIT * 10),
+    "control/t": SIGNAL % ("TERM", "TERM"),
+    "control/k": SIGNAL % ("KILL", "KILL"),
     "log/run": "#!/bin/sh\nexec svlogd -tt ../../log\n",
 }
 
@@ -272,6 +283,8 @@ class Service:
         self.link = os.path.join(root, "supervise", name)
         self.log = os.path.join(self.folder, "log", "current")
         self.mark = "LOCKSTEP_UNIT=" + os.path.realpath(self.unit)
+        # What copies files into a release and builds it bears this: see roles/order/tasks/deploy.yml.
+        self.building = "LOCKSTEP_BUILD=" + self.folder
 
     def path(self, *names):
         return os.path.join(self.folder, *names)
@@ -360,7 +373,7 @@ class Service:
         # Of a `runsv` that has just begun `sv` may hear that all is down, and leaves; then it is told once more, to wait and to kill.
         for _time in range(2):
             said = self.sv("-w", str(STOP_WAIT), "force-stop")
-            if wait(self.is_down, 5):
+            if wait(self.is_down, END_WAIT):
                 break
         else:
             raise Refused("what runs does not end: %s" % said)
@@ -444,7 +457,7 @@ class Service:
             number += 1
             name = "%s.%d" % (release, number)
         # The runner of a build may have been ended, and the build has gone on: see the role's task.
-        self.end_all("LOCKSTEP_BUILD=" + self.folder)
+        self.end_all(self.building)
         self.prune(keep)
         os.makedirs(self.path(name, "files"), mode=0o700)
         os.makedirs(self.path(name, "temp"))
@@ -513,13 +526,14 @@ class Service:
             self.end_all(self.mark)
         if self.supervised():
             said = self.sv("-w", str(STOP_WAIT), "force-shutdown")
-            if not wait(lambda: not self.supervised(), 5):
+            if not wait(lambda: not self.supervised(), END_WAIT):
                 raise Refused("what runs does not end: %s" % said)
 
     def remove(self):
         if not os.path.lexists(self.folder) and not os.path.lexists(self.link):
             return {"changed": False}
         self.take_down()
+        self.end_all(self.building)
         if os.path.lexists(self.folder):
             shutil.rmtree(self.folder)
         return {"changed": True}

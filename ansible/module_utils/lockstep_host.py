@@ -237,8 +237,12 @@ class Nginx:
     def master(self):
         """The process of the pid file, if it is the one that runs this configuration: after a restart it may be any."""
         number = (read(os.path.join(self.root, "nginx.pid")) or "").strip()
-        command = number.isdigit() and read("/proc/%s/cmdline" % number)
-        return int(number) if command and "nginx: master" in command and self.file in command else None
+        command = number.isdigit() and read("/proc/%s/cmdline" % number) or ""
+        # Whoever starts it at boot may spell it otherwise.
+        words = command.replace("\0", " ").split()
+        folder = words[words.index("-p") + 1 :][:1] if "-p" in words else []
+        own = self.file in words or os.path.realpath(self.root) in map(os.path.realpath, folder)
+        return int(number) if "nginx: master" in command and own else None
 
     def workers(self, master):
         pids = set()

@@ -209,6 +209,12 @@ class Orders(Case):
         self.assertEqual(hosts["host-c"], {"ansible_host": "Host-C.example", "ansible_port": 22, "ansible_user": "deploy",
                                            "ansible_ssh_common_args": "-o AddressFamily=inet"})  # fmt: skip
 
+    def test_what_the_operator_tells_ssh_counts_too_but_not_instead(self):
+        given = [an_order(), "domains", "3", "environment", "/run/x", str(self.folder)]
+        hosts, _known_hosts = entrypoint.order_inventory({"lockstep_order": given[0]}, *given[1:], "-o ProxyJump=bastion")
+        said = hosts["all"]["children"]["hosts"]["hosts"]["host-c"]["ansible_ssh_common_args"]
+        self.assertEqual(said, "-o AddressFamily=inet -o ProxyJump=bastion")
+
     def test_a_service_job_has_the_hosts_that_it_was_given(self):
         host_b = an_order()["hosts"][1:2]
         self.give(an_order("service", hosts=host_b, service={"id": "6", "operation": "remove", "host": "host-b"}))

@@ -137,6 +137,19 @@ class Slots(Case):
 
 
 # Serves; what it starts goes into a session of its own, and keeps the pipe of the log.
+TAKES_LEAVE = """
+import http.server, os, signal, time
+def end(*_):
+    time.sleep(1)
+    open(%r, "w").close()
+    os._exit(0)
+signal.signal(signal.SIGTERM, end)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(204)
+        self.end_headers()
+http.server.HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serve_forever()
+"""
 LEAVES = """
 import http.server, os, subprocess
 with open("../stray", "w") as file:
@@ -164,11 +177,28 @@ class Supervised(Case):
                     os.kill(int(file.parent.name), signal.SIGHUP)
                     self.assertTrue(HOST.wait(lambda pid=file.parent.name: (HOST.stat_of(pid) or "Z")[0] in "ZX", 20))
 
-    def deploy(self, fence, port):
+    def deploy(self, fence, port, files=None):
         staged = self.service.stage("%s-%d" % ("a" * 40, fence), {}, port)
-        pathlib.Path(staged["files"], "app.py").write_text(LEAVES)
+        for name, text in (files or {"app.py": LEAVES}).items():
+            pathlib.Path(staged["files"], name).write_text(text)
         self.service.start("python", staged["release"], port, "/", "digest", 40)
-        return pathlib.Path(self.service.path(staged["release"], "stray")).read_text()
+        return None if files else pathlib.Path(self.service.path(staged["release"], "stray")).read_text()
+
+    def test_what_a_shell_has_started_has_its_time_to_end(self):
+        (port,) = free_ports(1)
+        ended = self.folder / "ended"
+        files = {"Procfile": "web: python3 app.py\n", "app.py": TAKES_LEAVE % str(ended)}
+        self.deploy(1, port, files)
+        session = self.service.session()
+        # It is gone, and what it has started is told; the next is begun after that.
+        os.kill(session, signal.SIGKILL)
+        self.until(lambda: ended.exists(), "it takes its leave")
+        self.until(lambda: self.service.session() not in (0, session) and listens(port), "it runs again")
+        for change in (lambda: self.deploy(2, port, files), self.service.remove):
+            ended.unlink()
+            change()
+            self.assertTrue(ended.exists())
+        self.assertFalse(listens(port))
 
     def test_what_has_left_its_session_ends_with_it(self):
         (port,) = free_ports(1)
@@ -199,8 +229,9 @@ class Supervised(Case):
         self.assertEqual(subprocess.run(["./finish"], cwd=self.service.unit).returncode, 0)
         self.assertIsNone(before.poll())
         noted.write_text(f"{before.pid} {HOST.stat_of(before.pid)[19]}\n")
-        self.assertEqual(subprocess.run(["./finish"], cwd=self.service.unit).returncode, 0)
-        self.assertEqual(before.wait(10), -signal.SIGKILL)
+        with subprocess.Popen(["./finish"], cwd=self.service.unit) as finish:
+            self.assertEqual(before.wait(10), -signal.SIGTERM)
+        self.assertEqual(finish.returncode, 0)
         noted.write_text(f"{now.pid} 7\n")
         self.assertEqual(subprocess.run(["./control/t"], cwd=self.service.unit).returncode, 0)
         self.assertEqual(now.wait(10), -signal.SIGTERM)
@@ -217,13 +248,15 @@ class Supervised(Case):
             self.assertIn((HOST.stat_of(pid) or "Z")[0], "ZX")
 
     def test_a_build_that_was_given_up_is_ended_by_the_next_job(self):
-        build = subprocess.Popen(["sleep", "1000"], env={"LOCKSTEP_BUILD": self.service.folder, "PATH": "/usr/bin:/bin"})
         other = subprocess.Popen(["sleep", "1000"], env={"LOCKSTEP_BUILD": self.service.folder + "x", "PATH": "/usr/bin:/bin"})
         self.addCleanup(other.wait)
         self.addCleanup(other.kill)
-        self.service.stage("%s-1" % ("a" * 40), {}, 20000)
-        self.assertEqual(build.wait(10), -signal.SIGKILL)
+        for job in (lambda: self.service.stage("%s-1" % ("a" * 40), {}, 20000), self.service.remove):
+            build = subprocess.Popen(["sleep", "1000"], env={"LOCKSTEP_BUILD": self.service.folder, "PATH": "/usr/bin:/bin"})
+            job()
+            self.assertEqual(build.wait(10), -signal.SIGKILL)
         self.assertIsNone(other.poll())
+        self.assertFalse(os.path.exists(self.service.folder))
 
     def test_what_has_left_its_session_has_the_services_port(self):
         (port,) = free_ports(1)
@@ -533,6 +566,18 @@ class Proxy(Case):
         ):
             self.assertTrue(self.call(what, broken, **request)["changed"])
             self.assertEqual(self.ask(), live)
+
+    def test_a_proxy_that_the_host_has_started_is_known(self):
+        self.deploy("1", "a")
+        self.stop_nginx()
+        # As the user's crontab may have it.
+        subprocess.run([self.nginx.program, "-p", self.root + "/", "-c", "nginx.conf"], check=True)
+        master = self.nginx.master()
+        self.assertIsNotNone(master)
+        self.deploy("2", "b", "offer")
+        self.call("switch", services=["x"], release="2")
+        self.assertEqual(self.ask(), "2")
+        self.assertEqual(self.nginx.master(), master)
 
     def test_a_proxy_that_does_not_run_is_started(self):
         self.deploy("1", "a")

@@ -62,9 +62,6 @@ class Configuration(unittest.TestCase):
     def test_without_a_prefix_the_path_goes_on_as_it_came(self):
         self.assertEqual(locations(route()), {'"/"': 'set $prefix ""; proxy_pass http://10.1.2.3:20001;'})
 
-    def test_an_address_of_ip_6(self):
-        self.assertIn("http://[fd00::1]:20001;", locations(route(address="fd00::1"))['"/"'])
-
     def test_the_state_is_in_the_file(self):
         state = routes.change({}, "routes", [A, B], [route("/x", service='6"\n}')])
         text = routes.render(state, {"root": "/srv", "port": 80, "drain": 1})

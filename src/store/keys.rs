@@ -42,7 +42,7 @@
 //! | `releases:active` | set | the releases of which something may follow | never |
 //! | `releases:due` | sorted set | release → when it is to be looked at, in ms; 0: now | never |
 //! | `environments` | set | the environments that are registered | never |
-//! | `environment:{environment}` | hash | `json`, `file`, `by` and `made_ms`, its registration; `newest`, the number of its newest order; `newest:{mode}`, of the newest that says all of that mode, and `begun:{mode}`, of the newest of these that has begun; `holder`, that of the order that is carried out; `deployed:{mode}`, what is deployed there as JSON, and `epoch:{mode}`, the memory in which that was recorded; `vault:{mode}/{name}`, a variable of its vault, encrypted | never |
+//! | `environment:{environment}` | hash | `json`, `file`, `by` and `made_ms`, its registration; `newest`, the number of its newest order; `newest:{mode}`, of the newest that says all of that mode, and `begun:{mode}`, of the newest of these that has held the environment; `holder`, that of the order that is carried out; `deployed:{mode}`, what is deployed there as JSON, and `epoch:{mode}`, the memory in which that was recorded; `vault:{mode}/{name}`, a variable of its vault, encrypted | never |
 //! | `order:{environment}/{number}` | hash | `json`, the order; `file`, as it was given; `revision`, `epoch` and `woken`, as those of a release | one release retention after its end, but for the newest of its environment |
 //! | `orders:active` | set | the orders of which something may follow | never |
 //! | `orders:due` | sorted set | order → when it is to be looked at, in ms; 0: now | never |

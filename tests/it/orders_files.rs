@@ -164,6 +164,8 @@ fn an_order_is_refused_by_its_schema_where_it_is_refused() {
             ("variables: [database-password]", "variables: [1password]"),
             ("variables: [database-password]", "variables: [port]"),
             ("variables: [database-password]", "variables: [Service-Commit]"),
+            ("variables: [database-password]", "variables: [optind]"),
+            ("variables: [database-password]", "variables: [Lockstep.unit]"),
             ("memory: 256", "memory: 0"),
             ("memory: 256", "memory: 16777217"),
             ("memory: 256", "memory: a lot"),
@@ -229,6 +231,8 @@ fn an_environment_is_refused_by_its_schema_where_it_is_refused() {
             ("LOG_LEVEL: info", "LOG-LEVEL: info"),
             ("LOG_LEVEL: info", "1LOG: info"),
             ("LOG_LEVEL: info", "PORT: \"80\""),
+            ("LOG_LEVEL: info", "PWD: /"),
+            ("LOG_LEVEL: info", "LOCKSTEP_UNIT: x"),
             ("LOG_LEVEL: info", "LOG_LEVEL: [a]"),
         ],
     );

@@ -5,6 +5,7 @@ mod connection;
 mod doors;
 mod epochs;
 mod lives;
+mod orders;
 mod outputs;
 mod properties;
 mod reading;

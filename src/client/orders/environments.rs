@@ -149,8 +149,7 @@ fn of_mode(name: &str, mode: &ModeView, colour: bool) -> Vec<String> {
     for host in &it.hosts {
         let there: Vec<&DeployedService> = mode.services.iter().filter(|it| it.host == host.name.as_str()).collect();
         let used: u64 = there.iter().map(|it| u64::from(it.memory)).sum();
-        let at = if host.address.contains(':') { format!("[{}]", host.address) } else { host.address.clone() };
-        let reached = format!("{}@{at}:{}", host.user, host.port);
+        let reached = format!("{}@{}:{}", host.user, host.address, host.port);
         let room = format!("{used} of {} MiB", host.memory);
         rows.push(row([host.name.as_str(), &reached, &room, &there.len().to_string()]));
         tones.push(if used > u64::from(host.memory) { Tone::Bad } else { Tone::Plain });
@@ -177,8 +176,10 @@ fn of_mode(name: &str, mode: &ModeView, colour: bool) -> Vec<String> {
     let routed: BTreeSet<&str> = mode.routes.iter().map(|it| it.domain.as_str()).collect();
     let mut rows = Vec::new();
     for it in &mode.routes {
-        let at = if it.address.contains(':') { format!("[{}]", it.address) } else { it.address.clone() };
-        rows.push(row([&format!("{}{}", it.domain, it.path), &format!("service {}, {at}:{}", it.service, it.port)]));
+        rows.push(row([
+            &format!("{}{}", it.domain, it.path),
+            &format!("service {}, {}:{}", it.service, it.address, it.port),
+        ]));
     }
     let bare = mode.domains.iter().filter(|domain| !routed.contains(domain.as_str()));
     rows.extend(bare.map(|domain| row([domain, "nothing yet"])));

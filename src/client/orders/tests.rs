@@ -341,7 +341,7 @@ fn an_environment_is_shown_mode_by_mode() {
             "production": {
                 "hosts": [
                     {"name": "host-a", "address": "10.1.2.3", "port": 22, "user": "deploy", "key": null, "host_key": null, "memory": 2048},
-                    {"name": "host-b", "address": "fd00::1", "port": 2222, "user": "deploy", "key": "id", "host_key": null, "memory": 128},
+                    {"name": "host-b", "address": "10.1.2.4", "port": 2222, "user": "deploy", "key": "id", "host_key": null, "memory": 128},
                 ],
                 "proxy": {"host": "host-a", "port": 8080}, "ports": [20000, 20999], "variables": {"LOG_LEVEL": "info"},
                 "services": [
@@ -370,9 +370,9 @@ fn an_environment_is_shown_mode_by_mode() {
     carried out   order 3/7
 
     ── production: proxy on host-a, port 8080; services on ports 20000 to 20999
-      host    reached as             room             services
-      host-a  deploy@10.1.2.3:22     256 of 2048 MiB  1
-      host-b  deploy@[fd00::1]:2222  256 of 128 MiB   1
+      host    reached as            room             services
+      host-a  deploy@10.1.2.3:22    256 of 2048 MiB  1
+      host-b  deploy@10.1.2.4:2222  256 of 128 MiB   1
       service  host    port   type  MiB  commit        repository
       6        host-a  20001  node  256  0123456789ab  https://git.example/auth.git
       7        host-b  -      -     256  -             -                             something else may run: a job that was at it did not succeed

@@ -79,6 +79,8 @@ impl Rule<'_> {
                     }
                 }
             }
+            // Perhaps the proxy was told of domains that nobody knows of.
+            (Task::Domains, _, _) => deployed.routes_doubtful = true,
             (Task::Resources, _, _) if good => {
                 let ports = ended.outputs.get("ports");
                 for id in order.spec.services.keys() {

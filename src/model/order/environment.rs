@@ -113,7 +113,10 @@ impl Environment {
             for (id, placed) in &deployed.services {
                 let runs = placed.running.as_ref().map(|runs| (&runs.host, &runs.address));
                 let known = |host| before.host(host).map(|host| (&host.name, &host.address));
-                let on: BTreeMap<&Word, &String> = placed.left_on.iter().filter_map(known).chain(runs).collect();
+                // A port, a file of secrets, or what a job has left that did not succeed.
+                let lies = placed.port.is_some() || placed.secrets.is_some() || placed.doubtful;
+                let there = placed.left_on.iter().chain(lies.then_some(&placed.host));
+                let on: BTreeMap<&Word, &String> = there.filter_map(known).chain(runs).collect();
                 for (host, address) in on {
                     let user = before.host(host).map(|host| &host.user);
                     let next = after.and_then(|mode| mode.host(host));

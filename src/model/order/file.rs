@@ -119,7 +119,8 @@ struct Reader {
     found: Found,
     services: BTreeMap<Word, Service>,
     removed: BTreeSet<Word>,
-    roles: BTreeMap<Word, Word>,
+    /// By what others are told: the role, and whose it is.
+    roles: BTreeMap<String, (Word, Word)>,
     routes: BTreeMap<(String, String), Word>,
     called: Vec<(String, Location)>,
 }
@@ -150,7 +151,7 @@ impl Reader {
             }
         }
         for (variable, at) in std::mem::take(&mut self.called) {
-            if let Some((role, _)) = self.roles.iter().find(|(role, _)| address_of(role) == variable) {
+            if let Some((role, _)) = self.roles.get(&variable) {
                 self.found.wrong(at, format!("variables: {variable} says where the service with the role {role} is"));
             }
         }
@@ -219,23 +220,27 @@ impl Reader {
         };
         let repository = raw.repository.as_ref().and_then(|repository| self.repository(&repository.value));
         let roles = self.names("roles", &raw.roles);
-        for (role, at) in roles.iter().zip(&raw.roles) {
-            if let Some(other) = self.roles.insert(role.clone(), id.clone()) {
-                self.found
-                    .wrong(at.referenced, format!("roles: {role} is the role of {other} and {id}; one of them has it"));
+        for (role, at) in &roles {
+            match self.roles.insert(address_of(role), (role.clone(), id.clone())) {
+                Some((same, other)) if same == *role => {
+                    self.found.wrong(*at, format!("roles: {role} is the role of {other} and {id}; one of them has it"))
+                }
+                Some((other, _)) => {
+                    self.found.wrong(*at, format!("roles: {other} and {role} are both told as {}", address_of(role)))
+                }
+                None => {}
             }
         }
         let variables = self.names("variables", &raw.variables);
         let mut called: BTreeMap<String, &Word> = BTreeMap::new();
-        for (name, at) in variables.iter().zip(&raw.variables) {
+        for (name, at) in &variables {
             let variable = variable(name);
             if !is_variable(&variable) || is_reserved(&variable) {
-                self.found.wrong(at.referenced, format!("variables: {name} would be {variable}, which cannot be set"));
+                self.found.wrong(*at, format!("variables: {name} would be {variable}, which cannot be set"));
             }
-            self.called.push((variable.clone(), at.referenced));
+            self.called.push((variable.clone(), *at));
             if let Some(other) = called.insert(variable.clone(), name) {
-                self.found
-                    .wrong(at.referenced, format!("variables: {other} and {name} are both {variable} to the service"));
+                self.found.wrong(*at, format!("variables: {other} and {name} are both {variable} to the service"));
             }
         }
         let memory = raw.memory.as_ref().map_or(MEMORY, |memory| memory.value);
@@ -252,18 +257,21 @@ impl Reader {
             }
         }
         let kind = raw.kind.as_ref()?.value;
+        let [roles, variables] = [roles, variables].map(|all| all.into_iter().map(|(name, _)| name).collect());
         let (repository, health) = (repository?, health?);
         let group = group.clone();
         self.services.insert(id, Service { group, path, repository, roles, variables, kind, memory, health });
         None
     }
 
-    fn names(&mut self, key: &str, texts: &[Spanned<String>]) -> BTreeSet<Word> {
-        let mut names = BTreeSet::new();
+    /// In the order of the file, each once.
+    fn names(&mut self, key: &str, texts: &[Spanned<String>]) -> Vec<(Word, Location)> {
+        let (mut names, mut seen) = (Vec::new(), BTreeSet::new());
         for text in texts {
-            if let Some(name) = self.found.name::<Word>(key, text)
-                && !names.insert(name)
-            {
+            let Some(name) = self.found.name::<Word>(key, text) else { continue };
+            if seen.insert(name.clone()) {
+                names.push((name, text.referenced));
+            } else {
                 self.found.wrong(text.referenced, format!("{key} names {} twice", text.value));
             }
         }
@@ -312,7 +320,7 @@ pub(super) fn is_reserved(variable: &str) -> bool {
     RESERVED.contains(&variable) || variable.starts_with("LOCKSTEP_")
 }
 
-const RESERVED: [&str; 13] = [
+const RESERVED: [&str; 17] = [
     "PORT",
     "HOST",
     "PATH",
@@ -321,6 +329,10 @@ const RESERVED: [&str; 13] = [
     "UID",
     "EUID",
     "PPID",
+    "OPTIND",
+    "SHELLOPTS",
+    "BASHOPTS",
+    "BASH_VERSINFO",
     "SERVICE_ID",
     "SERVICE_COMMIT",
     "SERVICE_ROLES",

@@ -30,7 +30,6 @@ pub(super) fn environment_of(
             _ => Some((&mode.host(&placed.host)?.address, placed.port?)),
         });
         if let Some((address, port)) = address {
-            let address = if address.contains(':') { format!("[{address}]") } else { address.clone() };
             told.extend(service.roles.iter().map(|role| (address_of(role), format!("http://{address}:{port}"))));
         }
     }

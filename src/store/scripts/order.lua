@@ -66,7 +66,7 @@ if revision == '0' then
   -- Those of its mode before it give way: one that waits at once, one that runs between tasks.
   wake_orders_of(environment)
 elseif not says_all and redis.call('HGET', home, 'newest:' .. mode) == number then
-  -- What counts again is the newest that has begun: none before that one may be tried again.
+  -- What counts again is the newest that has held the environment: none before that one may be tried again.
   if begun then
     redis.call('HSET', home, 'newest:' .. mode, begun)
   else
@@ -84,6 +84,10 @@ if holds then
   redis.call('HSET', home, 'holder', number)
   if says_all and tonumber(number) > tonumber(begun or '0') then
     redis.call('HSET', home, 'begun:' .. mode, number)
+    if tonumber(number) > tonumber(redis.call('HGET', home, 'newest:' .. mode) or '0') then
+      -- One that was newer was ended before this one began.
+      redis.call('HSET', home, 'newest:' .. mode, number)
+    end
   end
 elseif holder == number then
   redis.call('HDEL', home, 'holder')

@@ -110,6 +110,13 @@ fn what_a_registration_drops_is_named() {
     let again = registered(&ENVIRONMENT.replace("two.lab.example", "four.lab.example"));
     assert_eq!(moved.left_by(&again, &deployed), of(&two, "two (two.lab.example)"));
     assert!(moved.left_by(&play.environment, &deployed).is_empty());
+    // One whose first deployment did not succeed has left a port and its secrets.
+    let mut failed = deployed.clone();
+    for placed in failed.values_mut().flat_map(|deployed| deployed.services.values_mut()) {
+        placed.running = None;
+    }
+    let gone = registered(&ENVIRONMENT.replace("two.lab.example", "three.lab.example"));
+    assert_eq!(play.environment.left_by(&gone, &failed), of(&two, "two (two.lab.example)"));
     let proxy = "production: the proxy on one (10.0.0.1), port 8080".to_owned();
     assert_eq!(left("{host: one}", "{host: one, port: 80}"), std::slice::from_ref(&proxy));
     let all = left("  production:", "  staging:");
