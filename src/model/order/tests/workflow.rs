@@ -118,6 +118,26 @@ fn a_service_that_fails_holds_up_no_other_and_is_tried_again_alone() {
 }
 
 #[test]
+fn what_a_first_task_may_have_told_the_proxy_is_taken_back() {
+    let mut play = Play::new();
+    let first = play.give(ORDER);
+    play.look(first);
+    play.play(&[]);
+    // It may have told the proxy before it was lost.
+    let second = play.give(&ORDER.replace("[api.lab.example]", "[api.lab.example, another.lab.example]"));
+    play.look(second);
+    let job = *play.running.keys().next().expect("a job");
+    play.end(job, Outcome::Lost);
+    assert_eq!(play.state(second), State::Failed);
+    let third = play.give(ORDER);
+    play.look(third);
+    play.play(&[]);
+    let runs = |task: usize| play.orders[&third].tasks[task].runs.len();
+    assert_eq!((play.state(third), runs(3), runs(4)), (State::Succeeded, 0, 1));
+    assert!(!play.deployed.routes_doubtful);
+}
+
+#[test]
 fn what_all_depend_on_ends_the_order_and_a_retry_goes_on_there() {
     for (task, runs) in [(Task::Domains, 0), (Task::Resources, 1), (Task::Variables, 2)] {
         let mut play = Play::new();
