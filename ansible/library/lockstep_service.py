@@ -23,7 +23,7 @@ A release holds its own copy of the environment, secrets among it: what is put b
 release that has not answered has no `digest`, and is never gone back to.
 
 Each process is started in a session of its own and ended with everything in it, and with whatever has left that session and still bears the
-mark of its environment, so that nothing stays behind that keeps the port, or the pipe of the log.
+mark of its environment or writes to its log, so that nothing stays behind that keeps the port.
 """
 
 import contextlib
@@ -263,6 +263,19 @@ def exports(values):
     return "".join(lines)
 
 
+def remove_tree(folder):
+    """Also where a service has made folders of its own read-only."""
+    try:
+        shutil.rmtree(folder)
+    except PermissionError:
+        for inside, names, _files in os.walk(folder):
+            for path in [inside, *(os.path.join(inside, name) for name in names)]:
+                if not os.path.islink(path):
+                    with contextlib.suppress(OSError):
+                        os.chmod(path, 0o700)
+        shutil.rmtree(folder)
+
+
 # --- the service on this host -----------------------------------------------------------------------------------------
 
 
@@ -355,10 +368,34 @@ class Service:
             return False
         return len(status) == 20 and status[17:18] == b"d" and status[19] == 0
 
-    def end_all(self, mark):
+    def end_marked(self, mark):
         """Ends what bears a mark of this service: what a killed supervisor or a build that was given up has left."""
+        self.end_all(lambda pid: bears(pid, mark))
+
+    def end_writers(self):
+        """Ends what writes to the log still: it has left the session and its environment, and `runsv` would wait for it. Only once the service is
+        down."""
+        logger = (read(os.path.join(self.unit, "log", "supervise", "pid")) or "").strip()
+        try:
+            own = os.readlink("/proc/%s/cwd" % logger).startswith(os.path.realpath(self.folder) + "/")
+            pipe = os.readlink("/proc/%s/fd/0" % logger)
+        except OSError:
+            return
+        if not own or not pipe.startswith("pipe:"):
+            # The number is somebody else's by now.
+            return
+
+        def writes(pid):
+            with contextlib.suppress(OSError):
+                if pid != logger and (read("/proc/%s/comm" % pid) or "").strip() != "runsv":
+                    return any(link_target("/proc/%s/fd/%s" % (pid, name)) == pipe for name in os.listdir("/proc/%s/fd" % pid))
+            return False
+
+        self.end_all(writes)
+
+    def end_all(self, which):
         def left():
-            return [int(pid) for pid in filter(str.isdigit, os.listdir("/proc")) if bears(pid, mark)]
+            return [int(pid) for pid in filter(str.isdigit, os.listdir("/proc")) if which(pid)]
 
         def none():
             for pid in left():
@@ -377,6 +414,7 @@ class Service:
                 break
         else:
             raise Refused("what runs does not end: %s" % said)
+        self.end_writers()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self.unit, "group"))
 
@@ -457,7 +495,7 @@ class Service:
             number += 1
             name = "%s.%d" % (release, number)
         # The runner of a build may have been ended, and the build has gone on: see the role's task.
-        self.end_all(self.building)
+        self.end_marked(self.building)
         self.prune(keep)
         os.makedirs(self.path(name, "files"), mode=0o700)
         os.makedirs(self.path(name, "temp"))
@@ -467,7 +505,7 @@ class Service:
     def prune(self, keep):
         for name in os.listdir(self.folder):
             if RELEASE.fullmatch(name) and name not in keep:
-                shutil.rmtree(self.path(name))
+                remove_tree(self.path(name))
 
     def plan(self, kind, release):
         steps = build_steps(kind, self.path(release, "files"))
@@ -523,9 +561,11 @@ class Service:
             orphan = self.session()
             if orphan:
                 os.killpg(orphan, signal.SIGKILL)
-            self.end_all(self.mark)
+            self.end_marked(self.mark)
+            self.end_writers()
         if self.supervised():
-            said = self.sv("-w", str(STOP_WAIT), "force-shutdown")
+            self.stop()
+            said = self.sv("exit")
             if not wait(lambda: not self.supervised(), END_WAIT):
                 raise Refused("what runs does not end: %s" % said)
 
@@ -533,9 +573,9 @@ class Service:
         if not os.path.lexists(self.folder) and not os.path.lexists(self.link):
             return {"changed": False}
         self.take_down()
-        self.end_all(self.building)
+        self.end_marked(self.building)
         if os.path.lexists(self.folder):
-            shutil.rmtree(self.folder)
+            remove_tree(self.folder)
         return {"changed": True}
 
     # --- its log
