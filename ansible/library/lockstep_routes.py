@@ -188,7 +188,7 @@ def apply(settings, what, domains, routes):
         if lines != read(names):
             put(names, lines)
             changed = True
-    return {"changed": changed, "domains": sorted(state)}
+    return {"changed": changed, "domains": sorted(state), "anew": before is None}
 
 
 def main():

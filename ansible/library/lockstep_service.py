@@ -186,7 +186,9 @@ def public_folder(kind, files):
         inner = [os.path.join("dist", name) for name in sorted(os.listdir(os.path.join(files, "dist")))] if os.path.isdir(os.path.join(files, "dist")) else []
         places = ["dist", *inner, *[os.path.join(name, "browser") for name in inner]]
     for place in places:
-        if os.path.isfile(os.path.join(files, place, "index.html")):
+        # A link as the folder itself would lead anywhere: nginx looks at those within alone.
+        inside = os.path.realpath(os.path.join(files, place)) == os.path.normpath(os.path.join(os.path.realpath(files), place))
+        if inside and os.path.isfile(os.path.join(files, place, "index.html")):
             return place
     raise Refused("there is no index.html in %s" % (", ".join(places).replace("., ", "") if kind == "static" else "dist, dist/* or dist/*/browser"))
 
@@ -533,7 +535,9 @@ class Service:
             put(self.path(release, "digest"), digest)
             self.prune({release, before})
             return {"changed": True, "release": release, "before": before}
-        raise Refused("%s\n%s\n%s" % (why, self.log_since(said), self.put_back(before, tries)))
+        # What is live comes before the log, which may be long.
+        log = self.log_since(said)
+        raise Refused("%s\n%s\n%s" % (why, self.put_back(before, tries), log))
 
     def put_back(self, before, tries):
         """What was live before is live again; returns what is live now."""

@@ -50,19 +50,37 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Mistakes> {
         let what = format!("the file has more than {FILE_MAX} bytes");
         return Err(Mistakes(vec![Mistake { line: 0, column: 0, what }]));
     }
-    serde_saphyr::from_str_with_options(text, Options::default()).map_err(form)
+    serde_saphyr::from_str_with_options(text, Options::default()).map_err(|error| form(&error, text))
 }
 
-fn form(error: serde_saphyr::Error) -> Mistakes {
+fn form(error: &serde_saphyr::Error, file: &str) -> Mistakes {
     let (line, column) = error.location().map_or((0, 0), |at| (at.line(), at.column()));
     let text = error.without_snippet().to_string();
     // The library says the place as well, and what its own caller could do, behind what is wrong.
     let what = text.lines().next().unwrap_or_default();
     let ends = [" at line ", "; use ", ", set "];
     let end = ends.iter().filter_map(|end| what.find(end)).min().unwrap_or(what.len());
-    let what =
-        what[..end].replace("invalid u32", "not a whole number").replace("invalid u8", "not a whole number up to 255");
+    let what = what[..end]
+        .replace("invalid u32", "not a whole number")
+        .replace("invalid u8", "not a whole number up to 255")
+        .replace("expected sequence start", "must be a list")
+        .replace("expected mapping start", "must be a mapping");
+    // What is wrong with a key itself names it already.
+    let of_value = ["must be a ", "not a whole number", "expected "].iter().any(|begins| what.starts_with(begins));
+    let key = key_before(file, line, column).filter(|_| of_value);
+    let what = key.map_or_else(|| what.clone(), |key| format!("{key}: {what}"));
     Mistakes(vec![Mistake { line, column, what }])
+}
+
+/// The key whose value begins at this place, if it stands on the same line.
+fn key_before(file: &str, line: u64, column: u64) -> Option<&str> {
+    let line = file.lines().nth(usize::try_from(line.checked_sub(1)?).ok()?)?;
+    let width = usize::try_from(column.checked_sub(1)?).ok()?;
+    let end = line.char_indices().nth(width).map_or(line.len(), |(at, _)| at);
+    let key = line[..end].trim_end().strip_suffix(':')?.trim_end().trim_end_matches(['"', '\'']);
+    let begin =
+        key.rfind(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))).map_or(0, |at| at + 1);
+    Some(&key[begin..]).filter(|key| !key.is_empty())
 }
 
 /// What was found wrong so far.

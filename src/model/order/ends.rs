@@ -60,8 +60,9 @@ impl Rule<'_> {
         match (task, run.operation, &run.service) {
             (Task::Domains, _, _) if good => {
                 let proxy = order.place.as_ref().and_then(Mode::proxy_at);
-                if deployed.proxy.is_some() && deployed.proxy != proxy {
-                    // It knows the domains now, and no route yet.
+                let anew = ended.outputs.get("proxy_anew").and_then(Value::as_bool).unwrap_or_default();
+                if deployed.proxy.is_some() && (deployed.proxy != proxy || anew) {
+                    // It knows the domains now, and no route yet: it is another one, or its configuration was gone.
                     deployed.routes_doubtful = true;
                 }
                 deployed.proxy = proxy;

@@ -499,7 +499,10 @@ fn left_over(order: &Order, deployed: &Deployed) -> Vec<(Word, Word)> {
     let gone = gone(&order.spec, deployed);
     let mut left = Vec::new();
     for (id, placed) in &deployed.services {
-        left.extend(placed.left_on.iter().map(|host| (id.clone(), host.clone())));
+        // What has not moved yet, because its move failed, serves where it was.
+        let serves = placed.running.as_ref().map(|runs| &runs.host);
+        let elsewhere = placed.left_on.iter().filter(|host| Some(*host) != serves);
+        left.extend(elsewhere.map(|host| (id.clone(), host.clone())));
         if gone.contains(id) {
             let runs = placed.running.as_ref().map_or(&placed.host, |runs| &runs.host);
             let hosts: BTreeSet<&Word> = [runs, &placed.host].into_iter().collect();

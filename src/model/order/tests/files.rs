@@ -106,6 +106,8 @@ fn every_mistake_in_an_order_is_named_by_line_and_key() {
             "variables: path would be PATH",
         ),
         ("type: node", "type: cobol", 11, "unknown variant"),
+        ("roles: [auth, discovery]", "roles: auth", 9, "roles: must be a list"),
+        ("roles: [auth, discovery]", "memory: big", 9, "memory: not a whole number"),
         ("type: node", "colour: red", 11, "unknown field"),
         ("type: node", "type: node\n      memory: 0", 12, "memory must be"),
     ] {

@@ -73,6 +73,8 @@ struct Play {
     deployed: Deployed,
     vault: BTreeSet<Word>,
     newest: u64,
+    /// What the first task says of the proxy.
+    proxy_anew: bool,
     holder: Option<u64>,
     orders: BTreeMap<u64, Order>,
     /// Jobs that run, with the order that they are of.
@@ -94,6 +96,7 @@ impl Play {
             deployed: Deployed::default(),
             vault: BTreeSet::new(),
             newest: 0,
+            proxy_anew: false,
             holder: None,
             orders: BTreeMap::new(),
             running: BTreeMap::new(),
@@ -190,7 +193,7 @@ impl Play {
                     let commit = self.commits[&id].clone();
                     (id, Value::from(commit))
                 };
-                json!({"commits": Map::from_iter(of("repositories").iter().map(known))})
+                json!({"commits": Map::from_iter(of("repositories").iter().map(known)), "proxy_anew": self.proxy_anew})
             }
             "order-resources" => {
                 let mut ports = Map::new();

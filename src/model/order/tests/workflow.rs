@@ -317,6 +317,52 @@ fn a_service_that_moves_runs_on_both_hosts_until_the_routes_have_changed() {
 }
 
 #[test]
+fn a_proxy_that_has_lost_its_configuration_is_told_its_routes_again() {
+    let mut play = Play::new();
+    let first = play.give(ORDER);
+    play.look(first);
+    play.play(&[]);
+    play.proxy_anew = true;
+    let second = play.give(ORDER);
+    play.look(second);
+    play.play(&[]);
+    let runs = |task: usize| play.orders[&second].tasks[task].runs.len();
+    assert_eq!((play.state(second), runs(3), runs(4)), (State::Succeeded, 0, 1));
+}
+
+#[test]
+fn a_service_whose_move_fails_serves_where_it_was_until_it_has_moved() {
+    let mut play = Play::new();
+    let first = play.give(ORDER);
+    play.look(first);
+    play.play(&[]);
+    play.environment = registered(&ENVIRONMENT.replace("memory: 1000", "memory: 300"));
+    let routes = play.deployed.routes.clone();
+    let second = play.give(ORDER);
+    play.look(second);
+    let mover = play.deployed.services.iter().find(|(_, placed)| placed.moves()).map(|(id, _)| id.clone());
+    let mover = mover.expect("one moves");
+    play.play(&[&format!("3/{mover}")]);
+    assert_eq!(play.state(second), State::Incomplete);
+    let placed = &play.deployed.services[&mover];
+    assert_eq!(placed.running.as_ref().map(|runs| &runs.host), Some(&word("one")));
+    assert_eq!(placed.left_on, [word("one")].into());
+    let removed = |play: &Play| play.orders[&second].tasks[4].runs.iter().filter(|run| run.service.is_some()).count();
+    assert_eq!(removed(&play), 0, "nothing is removed where it serves");
+    let leads = |routes: &BTreeSet<crate::model::order::Route>| {
+        routes.iter().filter(|route| route.service == mover).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(leads(&play.deployed.routes), leads(&routes));
+
+    let order = play.orders.get_mut(&second).expect("it is there");
+    command::retry(order, second, &word("ada"), "").expect("it may be tried again");
+    play.look(second);
+    play.play(&[]);
+    assert_eq!((play.state(second), removed(&play)), (State::Succeeded, 1));
+    assert_eq!(play.deployed.services[&mover].left_on, BTreeSet::new());
+}
+
+#[test]
 fn those_that_are_told_of_a_service_are_told_where_it_is_also_if_its_move_fails() {
     let mut play = Play::new();
     let first = play.give(ORDER);
