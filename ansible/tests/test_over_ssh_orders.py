@@ -195,7 +195,8 @@ class Orders(Case):
     def resolve(self, code=0):
         repositories = [{"service": name, "url": service.get("url", self.repository(name)), "revision": service.get("revision")}
                         for name, service in self.services.items()]  # fmt: skip
-        self.commits = self.task("domains", code=code, domains=self.domains, repositories=repositories).get("commits", {})
+        outputs = self.task("domains", code=code, domains=self.domains, repositories=repositories)
+        self.commits, self.anew = outputs.get("commits", {}), outputs.get("proxy_anew")
 
     def place(self, code=0, **more):
         placements = [{"service": name, "host": service["host"], "ports": [20000, 20009], "taken": sorted(self.recorded.values()),
@@ -261,7 +262,7 @@ class Orders(Case):
     def test_an_order_from_nothing_and_what_changes_after_it(self):
         commits = self.commit_all()
         self.resolve()
-        self.assertEqual(self.commits, commits)
+        self.assertEqual((self.commits, self.anew), (commits, True))
         self.assertEqual(self.get(API, "/core"), (404, "nothing is routed here\n"))
         self.assertEqual(self.get("other.test", "/")[0], 404)
         self.assertEqual(self.place(), {"6": 20000, "7": 20000, "8": 20001, "9": 20001})
@@ -295,6 +296,7 @@ class Orders(Case):
         # Repeated, nothing changes.
         before = self.processes()
         self.resolve()
+        self.assertIs(self.anew, False)
         self.place()
         self.assertEqual(self.changes, len(MACHINES), "the fences alone")
         self.write_variables()

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import tempfile
 import unittest
@@ -100,6 +101,10 @@ class Fronts(Case):
         for place in (".", "public"):
             self.file(place + "/index.html")
             self.assertEqual(service.public_folder("static", self.files), place)
+        # What the repository has there may lead to the files of another service.
+        shutil.move(os.path.join(self.files, "public"), self.files + ".other")
+        os.symlink(self.files + ".other", os.path.join(self.files, "public"))
+        self.assertEqual(service.public_folder("static", self.files), ".")
 
     def test_unknown_paths_of_angular_alone_are_answered(self):
         for kind, last in (("angular", "/index.html;"), ("static", "=404;")):
