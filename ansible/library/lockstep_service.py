@@ -77,7 +77,7 @@ LOG_BYTES = 20000
 # Where it fails, `runsv` sends the signal to its process itself: it has not come as far as to note its session, and what stands there is that of
 # one before it.
 SIGNAL = """#!/bin/sh
-read -r session since <group && [ "$session" = "$(cat supervise/pid)" ] && kill -s %s -- "-$session" 2>/dev/null && echo %s >told
+read -r session since <group && [ "$session" = "$(cat supervise/pid)" ] && kill -s %s -- "-$session" 2>/dev/null && : >told
 """
 
 BEGAN = """began() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
@@ -120,8 +120,8 @@ for look in 1 2 3 4 5 6 7 8; do
 done
 exit 0
 """ % (STOP_WAIT * 10),
-    "control/t": SIGNAL % ("TERM", "TERM"),
-    "control/k": SIGNAL % ("KILL", "KILL"),
+    "control/t": SIGNAL % "TERM",
+    "control/k": SIGNAL % "KILL",
     "log/run": "#!/bin/sh\nexec svlogd -tt ../../log\n",
 }
 

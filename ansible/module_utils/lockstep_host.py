@@ -241,7 +241,7 @@ class Nginx:
         # Whoever starts it at boot may spell it otherwise.
         words = command.replace("\0", " ").split()
         folder = words[words.index("-p") + 1 :][:1] if "-p" in words else []
-        own = self.file in words or os.path.realpath(self.root) in map(os.path.realpath, folder)
+        own = self.file in command or os.path.realpath(self.root) in map(os.path.realpath, folder)
         return int(number) if "nginx: master" in command and own else None
 
     def workers(self, master):

@@ -78,9 +78,7 @@ fn key_before(file: &str, line: u64, column: u64) -> Option<&str> {
     let width = usize::try_from(column.checked_sub(1)?).ok()?;
     let end = line.char_indices().nth(width).map_or(line.len(), |(at, _)| at);
     let key = line[..end].trim_end().strip_suffix(':')?.trim_end().trim_end_matches(['"', '\'']);
-    let begin =
-        key.rfind(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))).map_or(0, |at| at + 1);
-    Some(&key[begin..]).filter(|key| !key.is_empty())
+    key.rsplit(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-' | '.'))).next().filter(|key| !key.is_empty())
 }
 
 /// What was found wrong so far.
@@ -115,6 +113,26 @@ impl Found {
         match read {
             Some(read) if mistakes.is_empty() => Ok(read),
             Some(_) | None => Err(Mistakes(mistakes)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn what_has_the_wrong_form_is_told_with_its_key() {
+        for (text, told) in [
+            ("a:\n  \"b\": x\n", "line 2, column 8: b: must be a list"),
+            ("a: {x: [], größe€: y}\n", "line 1, column 20: must be a list"),
+            ("größe: x\n", "line 1, column 8: größe: must be a mapping"),
+            ("é: x\n", "line 1, column 4: é: must be a mapping"),
+        ] {
+            let wrong = parse::<BTreeMap<String, BTreeMap<String, Vec<String>>>>(text).expect_err(text);
+            assert_eq!(wrong.to_string(), told, "{text}");
         }
     }
 }
