@@ -137,6 +137,8 @@ def export(url, commit, dest):
     checked(url)
     with tempfile.TemporaryDirectory(prefix="repository-") as folder:
         fetch(folder, url, commit)
+        if not git("-C", folder, "ls-tree", commit, seconds=ANSWER_WAIT):
+            raise Refused("commit %s has no files" % commit)
         # Here it goes before what the repository itself says.
         with open(os.path.join(folder, "info", "attributes"), "w", encoding="ascii") as file:
             file.write("* -export-ignore -export-subst\n")

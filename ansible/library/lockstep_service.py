@@ -7,15 +7,15 @@
         port                      see lockstep_ports
         unit/                     what `runsv` reads: the same for all services and releases
         current, before           links to the release that runs, and to the one that did
-        <commit>-<fence>/         a release: files/, environment.env, start, check (port and health path), and `digest` once it has answered
+        <commit>-<fence>/         a release: files/, environment.env, build.log, start, check (port and health path), and `digest` once it has answered
         log/current               what it has said
 
     change     does
-    supervise  starts the supervisor of all services, unless it runs: after a reboot
+    look       starts the supervisor of all services, unless it runs: after a reboot; says what is gone of what is recorded
     secrets    writes the variables
-    compare    says whether what is asked for runs already and answers
+    compare    says whether what is asked for runs already and answers, and whether its variables are there
     stage      makes the folder of a new release, with its environment
-    plan       says how the files of the release are built
+    build      builds the files of the release; nobody waits for it, and the next job ends it if its own was ended
     start      stops what runs, starts the release, and waits for its answer; where there is none, puts back what ran before
     remove     stops the service and removes its folder
 
@@ -41,6 +41,7 @@ import time
 from ansible.module_utils.lockstep_host import (
     Refused, bears, compare_fence, link_target, listener, locked, put, read, read_from, stat_of, switch, wait, who_listens,
 )  # fmt: skip
+from ansible.module_utils.lockstep_type import PATH, build_steps, needed, nginx_conf, public_folder, start_script
 
 DOCUMENTATION = r"""
 module: lockstep_service
@@ -50,6 +51,8 @@ options:
   root: {description: Folder of this environment and mode on the host., type: path, required: true}
   service: {description: The id of the service., type: str, required: true}
   secrets: {description: Variables to write., type: dict}
+  recorded: {description: "Of each service of this host: service, port, variables (or null) and runs.", type: list, elements: dict}
+  variables: {description: Names of the variables that are to be there., type: list, elements: str}
   type: {description: "node, python, angular or static.", type: str}
   port: {description: Where it listens., type: int}
   health: {description: The path that answers once it serves., type: str, default: /}
@@ -65,14 +68,13 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 RELEASE = re.compile(r"[0-9a-f]{40}-[0-9]+([.][0-9]+)?")
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LOCK_WAIT = 60  # seconds
 STOP_WAIT = 15  # seconds for a process to end before it is killed; what it has started is given as long once it is gone
 END_WAIT = STOP_WAIT + 5  # seconds for `finish`
 SUPERVISOR_WAIT = 20  # seconds; runsvdir looks every 5 s
 PAUSE = 0.5  # seconds between two tries
-LOG_LINES = 30
-LOG_BYTES = 20000
+LOG_LINES = BUILD_LINES = 30
+LOG_BYTES = BUILD_BYTES = 20000
 
 # Where it fails, `runsv` sends the signal to its process itself: it has not come as far as to note its session, and what stands there is that of
 # one before it.
@@ -126,133 +128,6 @@ exit 0
 }
 
 
-# --- what a type means: reads the files of a release, changes nothing -------------------------------------------------
-
-
-def package_of(files):
-    text = read(os.path.join(files, "package.json"))
-    if text is None:
-        return {}
-    try:
-        package = json.loads(text)
-    except ValueError as error:
-        raise Refused("package.json is not JSON: %s" % error) from None
-    if not isinstance(package, dict):
-        raise Refused("package.json holds no object")
-    return package
-
-
-def scripts_of(package):
-    scripts = package.get("scripts")
-    return scripts if isinstance(scripts, dict) else {}
-
-
-def web_line(files):
-    """The line of a Procfile that starts what serves."""
-    match = re.search(r"^web:[ \t]*(\S.*)$", read(os.path.join(files, "Procfile")) or "", re.MULTILINE)
-    return match and match.group(1).strip()
-
-
-def has_requirements(files):
-    lines = (read(os.path.join(files, "requirements.txt")) or "").splitlines()
-    return any(line.split("#", 1)[0].strip() for line in lines)
-
-
-def build_steps(kind, files):
-    """The commands that build, in order; run in the folder of the files."""
-    if kind == "node":
-        return [["npm", "ci", "--omit=dev"]] if package_of(files).get("dependencies") else []
-    if kind == "angular":
-        package = package_of(files)
-        if "build" not in scripts_of(package):
-            raise Refused("package.json has no script `build`")
-        dependencies = package.get("dependencies") or package.get("devDependencies")
-        return [["npm", "ci"]] * bool(dependencies) + [["npm", "run", "build"]]
-    if kind == "python" and has_requirements(files):
-        return [["python3", "-m", "venv", "../venv"], ["../venv/bin/pip", "install", "--no-input", "--disable-pip-version-check", "-r", "requirements.txt"]]
-    return []
-
-
-def needed(kind, steps):
-    programs = {"node": ["node"], "python": ["python3"], "angular": ["node", "nginx"], "static": ["nginx"]}[kind]
-    return ["runsvdir", "runsv", "sv", "svlogd", "chpst", *programs, *["npm"] * any(step[0] == "npm" for step in steps)]
-
-
-def public_folder(kind, files):
-    """What nginx serves, relative to the files."""
-    if kind == "static":
-        places = ["public", "."]
-    else:
-        inner = [os.path.join("dist", name) for name in sorted(os.listdir(os.path.join(files, "dist")))] if os.path.isdir(os.path.join(files, "dist")) else []
-        places = ["dist", *inner, *[os.path.join(name, "browser") for name in inner]]
-    for place in places:
-        # A link as the folder itself would lead anywhere: nginx looks at those within alone.
-        inside = os.path.realpath(os.path.join(files, place)) == os.path.normpath(os.path.join(os.path.realpath(files), place))
-        if inside and os.path.isfile(os.path.join(files, place, "index.html")):
-            return place
-    raise Refused("there is no index.html in %s" % (", ".join(places).replace("., ", "") if kind == "static" else "dist, dist/* or dist/*/browser"))
-
-
-def command(kind, files):
-    """What is started, in the folder of the files: a line for sh."""
-    if kind in ("angular", "static"):
-        return "exec nginx -p %s -c nginx.conf -e stderr" % shlex.quote(os.path.dirname(files))
-    line = web_line(files)
-    if line:
-        return "exec sh -c %s" % shlex.quote(line)
-    if kind == "python":
-        for name in ("app.py", "main.py"):
-            if os.path.isfile(os.path.join(files, name)):
-                return "exec python3 " + name
-        raise Refused("there is neither a Procfile with a line `web:`, nor app.py, nor main.py")
-    package = package_of(files)
-    start = scripts_of(package).get("start")
-    if isinstance(start, str) and start.strip():
-        return "exec sh -c %s" % shlex.quote(start)
-    main = package.get("main") if isinstance(package.get("main"), str) and package["main"] else "index.js"
-    if not any(os.path.exists(os.path.join(files, main + end)) for end in ("", ".js")):
-        raise Refused("there is neither a Procfile with a line `web:`, nor a script `start` in package.json, nor %s" % main)
-    return "exec node %s" % shlex.quote("./" + main)
-
-
-def start_script(kind, files, port):
-    own = {"node": "$PWD/node_modules/.bin:", "python": "${PWD%/files}/venv/bin:"}.get(kind, "")
-    more = "export PYTHONUNBUFFERED=1\n" if kind == "python" else ""
-    return (
-        "#!/bin/sh\n# Starts this release. Its environment is read from the files beside it.\n"
-        "cd %s || exit 1\n. ../environment.env\nexport PORT=%d HOST=0.0.0.0\nexport PATH=\"%s%s\"\n%s%s\n"
-    ) % (shlex.quote(files), port, own, PATH, more, command(kind, files))  # fmt: skip
-
-
-def nginx_conf(kind, release, port, place):
-    """Serves the files of a front. Names that begin with a dot are nobody's business."""
-    temp = "".join("  %s_temp_path %s/temp/%s;\n" % (name, release, name) for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    return """daemon off;
-worker_processes 1;
-pid %s/nginx.pid;
-error_log stderr warn;
-events { worker_connections 512; }
-http {
-  include /etc/nginx/mime.types;
-  types { application/javascript mjs; }
-  default_type application/octet-stream;
-  access_log off;
-  server_tokens off;
-  absolute_redirect off;
-%s  gzip on;
-  gzip_types text/css text/javascript application/javascript application/json image/svg+xml;
-  server {
-    listen %d;
-    root "%s";
-    # A link of the repository could lead to any file of this user, secrets of others among them.
-    disable_symlinks on from=$document_root;
-    location ~ "/[.](?!well-known/)" { return 404; }
-    location / { try_files $uri $uri/ %s; }
-  }
-}
-""" % (release, temp, port, os.path.normpath(os.path.join(release, "files", place)), "/index.html" if kind == "angular" else "=404")  # fmt: skip
-
-
 def exports(values):
     """Variables as a file that the shell reads: any text, but for one character that no environment can hold."""
     lines = []
@@ -263,6 +138,14 @@ def exports(values):
             raise Refused("the value of %s is no text that an environment can hold" % name)
         lines.append("export %s=%s\n" % (name, shlex.quote(value)))
     return "".join(lines)
+
+
+def names_of(text):
+    """The names in what `exports` has written; None where it is damaged."""
+    try:
+        return {word.partition("=")[0] for word in shlex.split(text) if word != "export"}
+    except ValueError:
+        return None
 
 
 def remove_tree(folder):
@@ -480,12 +363,21 @@ class Service:
 
     # --- changes
 
-    def compare(self, kind, commit, port, health, environment):
+    def lost(self, port, variables, runs):
+        """What is gone of what is recorded, in the order's words: somebody has removed it, or the machine was made anew."""
+        gone = {
+            "port": port is not None and (read(self.path("port")) or "").strip() != str(port),
+            "variables": variables is not None and names_of(read(self.path("secrets.env")) or "") != set(variables),
+            "release": runs and not (self.release_of("current") and os.path.islink(self.link)),
+        }
+        return [name for name, is_gone in gone.items() if is_gone]
+
+    def compare(self, kind, commit, port, health, environment, variables):
         wanted = json.dumps([kind, commit, port, health, self.environment(environment, port)])
         digest = hashlib.sha256(wanted.encode()).hexdigest()
         live = self.release_of("current")
         same = bool(live) and read(self.path(live, "digest")) == digest and self.supervised() and self.answers(port, health)[0]
-        return {"changed": False, "digest": digest, "same": same, "live": live}
+        return {"changed": False, "digest": digest, "same": same, "live": live, "lost": self.lost(None, variables, False)}
 
     def stage(self, release, environment, port):
         if not RELEASE.fullmatch(release):
@@ -509,19 +401,48 @@ class Service:
             if RELEASE.fullmatch(name) and name not in keep:
                 remove_tree(self.path(name))
 
-    def plan(self, kind, release):
-        steps = build_steps(kind, self.path(release, "files"))
-        missing = [program for program in needed(kind, steps) if not shutil.which(program, path=PATH)]
-        if missing:
-            raise Refused("not installed on this host: %s; service %s is of type %s and needs it" % (", ".join(missing), self.name, kind))
-        return {"changed": False, "steps": steps}
+    @contextlib.contextmanager
+    def untouched(self):
+        """A failure within this says what is live: what was."""
+        try:
+            yield
+        except Refused as error:
+            live = self.release_of("current")
+            said = "what ran before is live still: commit %s" % live.split("-")[0] if live else "nothing is live: nothing was before"
+            raise Refused("%s\n%s" % (error, said)) from None
+
+    def build(self, kind, release):
+        files, log = self.path(release, "files"), self.path(release, "build.log")
+        with self.untouched():
+            steps = build_steps(kind, files)
+            missing = [program for program in needed(kind, steps) if not shutil.which(program, path=PATH)]
+            if missing:
+                raise Refused("not installed on this host: %s; service %s is of type %s and needs it" % (", ".join(missing), self.name, kind))
+            for step in steps:
+                # What it says may be more than anybody can hold in memory.
+                with open(log, "ab") as file:
+                    code = subprocess.run(step, cwd=files, stdin=subprocess.DEVNULL, stdout=file, stderr=file).returncode
+                if code:
+                    how = "ended with %d" % code if code > 0 else "was ended by signal %d" % -code
+                    raise Refused("`%s` %s. The end of what it said (%s has all):\n%s" % (" ".join(step), how, log, "\n".join(self.built(log))))
+        return {"changed": bool(steps), "steps": [" ".join(step) for step in steps], "said": self.built(log)}
+
+    def built(self, log):
+        """The last lines of what a build has said."""
+        try:
+            with open(log, "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - BUILD_BYTES))
+                return file.read(BUILD_BYTES).decode("utf-8", "replace").splitlines()[-BUILD_LINES:]
+        except FileNotFoundError:
+            return []
 
     def start(self, kind, release, port, health, digest, tries):
         files = self.path(release, "files")
-        if kind in ("angular", "static"):
-            put(self.path(release, "nginx.conf"), nginx_conf(kind, self.path(release), port, public_folder(kind, files)))
-        put(self.path(release, "check"), "%d %s" % (port, health))
-        put(self.path(release, "start"), start_script(kind, files, port), 0o755)
+        with self.untouched():
+            if kind in ("angular", "static"):
+                put(self.path(release, "nginx.conf"), nginx_conf(kind, self.path(release), port, public_folder(kind, files)))
+            put(self.path(release, "check"), "%d %s" % (port, health))
+            put(self.path(release, "start"), start_script(kind, files, port), 0o755)
         before = self.release_of("current") or self.release_of("before")
         if before:
             switch(self.path("before"), before)
@@ -611,12 +532,19 @@ def apply(asked):
     what, port, health = asked["change"], asked["port"], asked["health"]
     if what != "remove" and not health.startswith("/") or re.search(r"[^!-~]", health):
         raise Refused("%r is not a path that can be asked for" % health)
-    if what == "supervise" and not os.path.isdir(os.path.dirname(service.link)):
-        return {"changed": False}
+    if what == "look":
+        services = {str(one["service"]): Service(asked["root"], str(one["service"])).lost(one["port"], one["variables"], one["runs"]) for one in asked["recorded"]}
+        lost = {name: gone for name, gone in services.items() if gone}
+        if not os.path.isdir(os.path.dirname(service.link)):
+            return {"changed": False, "lost": lost}
+    if what == "build":
+        # Without the lock: who comes next has to get in to end it.
+        compare_fence(**asked["fence"])
+        return service.build(asked["type"], asked["release"])
     with service.locked():
         compare_fence(**asked["fence"])
-        if what == "supervise":
-            return {"changed": service.run_supervisor()}
+        if what == "look":
+            return {"changed": service.run_supervisor(), "lost": lost}
         if what == "remove":
             return service.remove()
         if what == "secrets":
@@ -628,11 +556,9 @@ def apply(asked):
             return {"changed": True}
         os.makedirs(service.folder, mode=0o700, exist_ok=True)
         if what == "compare":
-            return service.compare(asked["type"], asked["commit"], port, health, asked["environment"])
+            return service.compare(asked["type"], asked["commit"], port, health, asked["environment"], asked["variables"])
         if what == "stage":
             return service.stage(asked["release"], asked["environment"], port)
-        if what == "plan":
-            return service.plan(asked["type"], asked["release"])
         return service.start(asked["type"], asked["release"], port, health, asked["digest"], asked["tries"])
 
 
@@ -641,10 +567,12 @@ def main():
 
     module = AnsibleModule(
         argument_spec={
-            "change": {"type": "str", "required": True, "choices": ["supervise", "secrets", "compare", "stage", "plan", "start", "remove"]},
+            "change": {"type": "str", "required": True, "choices": ["look", "secrets", "compare", "stage", "build", "start", "remove"]},
             "root": {"type": "path", "required": True},
             "service": {"type": "str", "required": True},
+            "recorded": {"type": "list", "elements": "dict"},
             "secrets": {"type": "dict", "no_log": True},
+            "variables": {"type": "list", "elements": "str"},
             "type": {"type": "str", "choices": ["node", "python", "angular", "static"]},
             "port": {"type": "int"},
             "health": {"type": "str", "default": "/"},
@@ -659,10 +587,11 @@ def main():
             }},
         },
         required_if=[
+            ("change", "look", ["recorded"]),
             ("change", "secrets", ["secrets"]),
-            ("change", "compare", ["type", "commit", "port", "environment"]),
+            ("change", "compare", ["type", "commit", "port", "environment", "variables"]),
             ("change", "stage", ["release", "port", "environment"]),
-            ("change", "plan", ["type", "release"]),
+            ("change", "build", ["type", "release"]),
             ("change", "start", ["type", "release", "port", "digest"]),
         ],
     )  # fmt: skip

@@ -23,6 +23,7 @@ def load(path):
 
 # Modules find it where Ansible puts it; here it is found under that name without Ansible.
 HOST = sys.modules["ansible.module_utils.lockstep_host"] = load(ROOT / "module_utils" / "lockstep_host.py")
+TYPE = sys.modules["ansible.module_utils.lockstep_type"] = load(ROOT / "module_utils" / "lockstep_type.py")
 SLOT = sys.modules["ansible.module_utils.lockstep_slot"] = load(ROOT / "module_utils" / "lockstep_slot.py")
 
 

@@ -139,7 +139,7 @@ class Orders(Case):
             "8": {"type": "static", "domain": FRONT, "path": "/docs", "host": "host-a"},
             "9": {"type": "angular", "domain": FRONT, "path": "/", "host": "host-b"},
         }
-        self.recorded, self.commits, self.said = {}, {}, {}
+        self.recorded, self.commits, self.said, self.deployed = {}, {}, {}, set()
 
     # --- repositories
 
@@ -195,8 +195,10 @@ class Orders(Case):
     def resolve(self, code=0):
         repositories = [{"service": name, "url": service.get("url", self.repository(name)), "revision": service.get("revision")}
                         for name, service in self.services.items()]  # fmt: skip
-        outputs = self.task("domains", code=code, domains=self.domains, repositories=repositories)
-        self.commits, self.anew = outputs.get("commits", {}), outputs.get("proxy_anew")
+        recorded = [{"service": name, "host": self.services[name]["host"], "port": port, "variables": sorted(self.variables[name]),
+                     "runs": name in self.deployed} for name, port in self.recorded.items() if name in self.services]  # fmt: skip
+        outputs = self.task("domains", code=code, domains=self.domains, repositories=repositories, recorded=recorded)
+        self.commits, self.anew, self.lost = outputs.get("commits", {}), outputs.get("proxy_anew"), outputs.get("lost")
 
     def place(self, code=0, **more):
         placements = [{"service": name, "host": service["host"], "ports": [20000, 20009], "taken": sorted(self.recorded.values()),
@@ -212,8 +214,11 @@ class Orders(Case):
         service = self.services[name]
         told = {"id": name, "operation": "deploy", "type": service["type"], "host": service["host"], "port": self.recorded[name],
                 "repository": {"url": self.repository(name), "commit": self.commits[name]}, "health": service.get("health", "/"),
-                "environment": service.get("environment", {})}  # fmt: skip
-        return self.task("service", name, code=code, hosts=[service["host"]], service=told, **more)
+                "environment": service.get("environment", {}), "variables": sorted(self.variables[name])}  # fmt: skip
+        outputs = self.task("service", name, code=code, hosts=[service["host"]], service=told, **more)
+        if code == 0:
+            self.deployed.add(name)
+        return outputs
 
     def deploy_services(self, fails=()):
         with concurrent.futures.ThreadPoolExecutor() as threads:
@@ -454,6 +459,24 @@ class Orders(Case):
         wait_for("what a reboot has stopped", again)
         outputs = self.apply()
         self.assertEqual({name: output["changed"] for name, output in outputs.items()}, {"6": False, "8": False})
+
+        # What somebody has removed is named, and nothing is started without it.
+        self.on("host-a", "rm /srv/orders/3+production/services/6/secrets.env")
+        outputs = self.deploy_one("6", code=2)
+        self.assertEqual(outputs["lost"], {"6": ["variables"]})
+        self.assertIn("secrets.env in /srv/orders/3+production/services/6 has not the variables", self.said["service", "6"])
+        self.assertEqual(self.json(API, "/core/")["secret"], hashlib.sha256(SECRET.encode()).hexdigest())
+
+        # A machine that was made anew has nothing: all of it is named, and made again where it was.
+        self.on("host-a", "pkill -KILL -u deploy -f 'runsv|svlogd|nginx: |node'; while pgrep -u deploy node >/dev/null; do sleep 0.05; done; rm -rf /srv/orders/*", "root")
+        self.resolve()
+        self.assertEqual((self.lost, self.anew), ({"6": ["port", "variables", "release"], "8": ["port", "release"]}, True))
+        recorded = dict(self.recorded)
+        self.apply()
+        self.assertEqual((self.recorded, self.lost), (recorded, {"6": ["port", "variables", "release"], "8": ["port", "release"]}))
+        self.assertEqual(self.json(API, "/core/")["secret"], hashlib.sha256(SECRET.encode()).hexdigest())
+        self.resolve()
+        self.assertEqual(self.lost, {})
 
         # The dispatcher takes the route first, and then the service.
         removed = self.services.pop("8")

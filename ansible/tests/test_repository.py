@@ -99,6 +99,13 @@ class Git(unittest.TestCase):
             with self.assertRaisesRegex(repository.Refused, words):
                 self.export(commit)
 
+    def test_a_commit_without_files(self):
+        tree = self.git("hash-object", "-t", "tree", "-w", "/dev/null")
+        commit = self.git("commit-tree", "-m", "nothing", tree)
+        self.git("update-ref", "refs/heads/empty", commit)
+        with self.assertRaisesRegex(repository.Refused, f"commit {commit} has no files"):
+            self.export(commit)
+
 
 if __name__ == "__main__":
     unittest.main()

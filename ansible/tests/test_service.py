@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import tempfile
 import unittest
+from unittest import mock
 
-from tests.support import ROOT, load
+from tests.support import ROOT, TYPE, load
 
 service = load(ROOT / "library" / "lockstep_service.py")
 ODD = "a b'c\"d$(id)`id`\\\n{{ x }} ü!#"
@@ -33,33 +34,33 @@ class Case(unittest.TestCase):
 
 class Node(Case):
     def test_build(self):
-        self.assertEqual(service.build_steps("node", self.files), [])
+        self.assertEqual(TYPE.build_steps("node", self.files), [])
         self.package(devDependencies={"a": "1"})
-        self.assertEqual(service.build_steps("node", self.files), [])
+        self.assertEqual(TYPE.build_steps("node", self.files), [])
         self.package(dependencies={"a": "1"})
-        steps = service.build_steps("node", self.files)
+        steps = TYPE.build_steps("node", self.files)
         self.assertEqual(steps, [["npm", "ci", "--omit=dev"]])
-        self.assertIn("npm", service.needed("node", steps))
-        self.assertNotIn("npm", service.needed("node", []))
+        self.assertIn("npm", TYPE.needed("node", steps))
+        self.assertNotIn("npm", TYPE.needed("node", []))
 
     def test_start(self):
         with self.assertRaisesRegex(service.Refused, "nor index.js"):
-            service.command("node", self.files)
+            TYPE.command("node", self.files)
         self.file("index.js")
-        self.assertEqual(service.command("node", self.files), "exec node ./index.js")
+        self.assertEqual(TYPE.command("node", self.files), "exec node ./index.js")
         self.file("lib/a b.js")
         self.package(main="lib/a b")
-        self.assertEqual(service.command("node", self.files), "exec node './lib/a b'")
+        self.assertEqual(TYPE.command("node", self.files), "exec node './lib/a b'")
         self.package(main="lib/a b", scripts={"start": "node it's.js"})
-        self.assertEqual(service.command("node", self.files), "exec sh -c 'node it'\"'\"'s.js'")
+        self.assertEqual(TYPE.command("node", self.files), "exec sh -c 'node it'\"'\"'s.js'")
         self.file("Procfile", "worker: x\nweb:  node web.js --port $PORT \n")
-        self.assertEqual(service.command("node", self.files), "exec sh -c 'node web.js --port $PORT'")
+        self.assertEqual(TYPE.command("node", self.files), "exec sh -c 'node web.js --port $PORT'")
 
     def test_a_package_that_is_none(self):
         for text in ("{", "[]", "7"):
             self.file("package.json", text)
             with self.subTest(text), self.assertRaisesRegex(service.Refused, "package.json"):
-                service.build_steps("node", self.files)
+                TYPE.build_steps("node", self.files)
 
 
 class Python(Case):
@@ -67,48 +68,48 @@ class Python(Case):
         for text in (None, "", "# none\n\n"):
             if text is not None:
                 self.file("requirements.txt", text)
-            self.assertEqual(service.build_steps("python", self.files), [])
+            self.assertEqual(TYPE.build_steps("python", self.files), [])
         self.file("requirements.txt", "flask  # a comment\n")
-        first, second = service.build_steps("python", self.files)
+        first, second = TYPE.build_steps("python", self.files)
         self.assertEqual((first[:3], second[0]), (["python3", "-m", "venv"], "../venv/bin/pip"))
 
     def test_start(self):
         with self.assertRaisesRegex(service.Refused, "app.py, nor main.py"):
-            service.command("python", self.files)
+            TYPE.command("python", self.files)
         for name in ("main.py", "app.py"):
             self.file(name)
-            self.assertEqual(service.command("python", self.files), "exec python3 " + name)
+            self.assertEqual(TYPE.command("python", self.files), "exec python3 " + name)
         self.file("Procfile", "web: gunicorn app")
-        self.assertEqual(service.command("python", self.files), "exec sh -c 'gunicorn app'")
+        self.assertEqual(TYPE.command("python", self.files), "exec sh -c 'gunicorn app'")
 
 
 class Fronts(Case):
     def test_angular_is_built(self):
         with self.assertRaisesRegex(service.Refused, "no script `build`"):
-            service.build_steps("angular", self.files)
+            TYPE.build_steps("angular", self.files)
         self.package(scripts={"build": "ng build"})
-        self.assertEqual(service.build_steps("angular", self.files), [["npm", "run", "build"]])
+        self.assertEqual(TYPE.build_steps("angular", self.files), [["npm", "run", "build"]])
         self.package(scripts={"build": "ng build"}, devDependencies={"a": "1"})
-        self.assertEqual(service.build_steps("angular", self.files), [["npm", "ci"], ["npm", "run", "build"]])
+        self.assertEqual(TYPE.build_steps("angular", self.files), [["npm", "ci"], ["npm", "run", "build"]])
 
     def test_what_is_served(self):
         for kind, words in (("angular", "dist"), ("static", "public")):
             with self.assertRaisesRegex(service.Refused, f"no index.html in {words}"):
-                service.public_folder(kind, self.files)
+                TYPE.public_folder(kind, self.files)
         for place in ("dist/app/browser", "dist/app", "dist"):
             self.file(place + "/index.html")
-            self.assertEqual(service.public_folder("angular", self.files), place)
+            self.assertEqual(TYPE.public_folder("angular", self.files), place)
         for place in (".", "public"):
             self.file(place + "/index.html")
-            self.assertEqual(service.public_folder("static", self.files), place)
+            self.assertEqual(TYPE.public_folder("static", self.files), place)
         # What the repository has there may lead to the files of another service.
         shutil.move(os.path.join(self.files, "public"), self.files + ".other")
         os.symlink(self.files + ".other", os.path.join(self.files, "public"))
-        self.assertEqual(service.public_folder("static", self.files), ".")
+        self.assertEqual(TYPE.public_folder("static", self.files), ".")
 
     def test_unknown_paths_of_angular_alone_are_answered(self):
         for kind, last in (("angular", "/index.html;"), ("static", "=404;")):
-            text = service.nginx_conf(kind, "/r", 20000, ".")
+            text = TYPE.nginx_conf(kind, "/r", 20000, ".")
             self.assertIn("try_files $uri $uri/ " + last, text)
             self.assertIn('root "/r/files";', text)
 
@@ -117,7 +118,7 @@ class Environment(Case):
     def test_any_text_reaches_the_process_and_no_command_line(self):
         self.file("Procfile", "web: python3 -c 'import json, os; print(json.dumps(dict(os.environ)))'")
         pathlib.Path(self.root, "environment.env").write_text(service.exports({"ODD": ODD, "PORT": "1", "EMPTY": "", "PATH": "/x"}))
-        script = service.start_script("python", self.files, 20001)
+        script = TYPE.start_script("python", self.files, 20001)
         self.assertNotIn("a b", script)
         done = subprocess.run(["sh", "-c", script], stdout=subprocess.PIPE, check=True)
         environ = json.loads(done.stdout)
@@ -162,6 +163,45 @@ class Releases(Case):
         service.switch(self.it.path("current"), name)
         self.assertEqual(self.stage(name), name + ".1")
         self.assertTrue(os.path.isdir(self.it.path(name)))
+
+    def test_what_is_gone_is_named(self):
+        everything = ("port", "variables", "release")
+        self.assertEqual(self.it.lost(20001, ["S", "T"], True), [*everything])
+        # Nothing is recorded, or nothing of it needs a file.
+        self.assertEqual((self.it.lost(None, None, False), self.it.lost(None, [], False)), ([], []))
+        service.put(self.it.path("port"), "20001\n")
+        service.put(self.it.path("secrets.env"), service.exports({"S": "export T=1\n' x", "T": ""}), 0o600)
+        service.put(self.it.path(self.stage(self.names[0]), "digest"), "x")
+        service.switch(self.it.path("current"), self.names[0])
+        os.makedirs(os.path.dirname(self.it.link))
+        os.symlink("anything", self.it.link)
+        self.assertEqual(self.it.lost(20001, ["T", "S"], True), [])
+        self.assertEqual(self.it.lost(20002, ["S"], True), ["port", "variables"])
+        pathlib.Path(self.it.path("secrets.env")).write_text("export S='no end")
+        os.unlink(self.it.link)
+        self.assertEqual(self.it.lost(20001, ["S"], True), ["variables", "release"])
+
+    def test_what_a_build_says_is_kept_on_the_host_and_its_end_is_shown(self):
+        name = self.stage(self.names[0])
+
+        def build(line):
+            # What a type's own builds need is not on every machine.
+            with mock.patch.object(service, "needed", lambda *_: []), mock.patch.object(service, "build_steps", lambda *_: [["sh", "-c", line]]):
+                return self.it.build("node", name)
+
+        built = build("yes $$ | head -n 100000; echo at last")
+        self.assertEqual((built["changed"], built["said"][-1], len(built["said"])), (True, "at last", service.BUILD_LINES))
+        self.assertGreater(os.path.getsize(self.it.path(name, "build.log")), 200000)
+        for end, words in (("exit 7", "ended with 7"), ("kill -9 $$", "was ended by signal 9")):
+            with self.assertRaisesRegex(service.Refused, f"(?s){words}.*and more.*nothing is live"):
+                build("echo and more >&2; " + end)
+        # What was live is live still, and named.
+        service.put(self.it.path(name, "digest"), "x")
+        service.switch(self.it.path("current"), name)
+        second = self.stage(self.names[1])
+        for kind, change in (("angular", self.it.build), ("static", lambda kind, release: self.it.start(kind, release, 1, "/", "x", 1))):
+            with self.subTest(kind), self.assertRaisesRegex(service.Refused, f"live still: commit {'a' * 40}"):
+                change(kind, second)
 
     def test_names(self):
         for name in ("../6", "", "a/b", ".x"):

@@ -358,7 +358,7 @@ impl ApiError {
                 S::NOT_FOUND,
                 "unknown-order",
                 "There is no such order",
-                "GET /api/v1/orders lists those that there are. Orders are kept for release.retention, and the newest of each environment for ever.",
+                "lockstep order list, or GET /api/v1/orders, shows those that there are. Orders are kept for release.retention, and the newest of each environment for ever.",
             ),
             Self::OrderRefused(what) => Face::new(
                 S::CONFLICT,

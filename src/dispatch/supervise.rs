@@ -17,7 +17,7 @@ use crate::model::ids::JobId;
 use crate::model::job::{Intent, Outcome, Record};
 use crate::model::lock::Held;
 use crate::model::output::{Move, next_move, tail_place};
-use crate::model::settle::{Evidence, Phase, Step, next_step};
+use crate::model::settle::{Evidence, Phase, Step, killed, next_step};
 use crate::store::StoreError;
 
 /// Pause before a step that met trouble is tried again: the first, and the longest.
@@ -173,7 +173,7 @@ impl Dispatcher {
                     }
                 }
                 Step::Clear { container } => self.clear(&container).await?,
-                Step::Finish(outcome) => return self.finish(held, &record, outcome, None).await,
+                Step::Finish(outcome) => return self.finish(held, &record, outcome, killed(&record)).await,
                 Step::End { outcome, reason } => {
                     let mut record = record;
                     if let Evidence::Own { container, phase: Phase::Unseen } = &evidence {

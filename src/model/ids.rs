@@ -26,7 +26,7 @@ pub enum NameError {
     /// The first character is not a letter or a digit.
     #[error("must begin with a letter or a digit")]
     BadStart,
-    /// A character outside the rule, by its position counted from 0.
+    /// A character outside the rule, by its position counted from 1.
     #[error("has a character at position {at} that is not allowed; allowed are letters, digits, '.', '_' and '-'")]
     BadCharacter {
         /// Position of the first such character.
@@ -47,7 +47,7 @@ fn check_name(text: &str, max: usize) -> Result<(), NameError> {
     }
     match text.bytes().position(|b| !(b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))) {
         None => Ok(()),
-        Some(at) => Err(NameError::BadCharacter { at }),
+        Some(before) => Err(NameError::BadCharacter { at: before + 1 }),
     }
 }
 
@@ -214,12 +214,12 @@ mod tests {
             ("-i", NameError::BadStart),
             ("../x", NameError::BadStart),
             (".hidden", NameError::BadStart),
-            ("a b", NameError::BadCharacter { at: 1 }),
+            ("a b", NameError::BadCharacter { at: 2 }),
             ("a/../b", NameError::BadStart),
-            ("a/b/c", NameError::BadCharacter { at: 1 }),
+            ("a/b/c", NameError::BadCharacter { at: 2 }),
             ("a/", NameError::Empty),
-            ("a\n", NameError::BadCharacter { at: 1 }),
-            ("a\0", NameError::BadCharacter { at: 1 }),
+            ("a\n", NameError::BadCharacter { at: 2 }),
+            ("a\0", NameError::BadCharacter { at: 2 }),
             ("é", NameError::BadStart),
         ] {
             assert_eq!(text.parse::<Inventory>(), Err(why), "{text:?}");

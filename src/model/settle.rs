@@ -155,6 +155,12 @@ fn ended_before_start(record: &Record) -> Step {
     Step::End { outcome, reason: "ended before its container was started" }
 }
 
+/// Why a job has failed, where its exit code says that and nothing is recorded: somebody or something has killed its container.
+pub fn killed(record: &Record) -> Option<&'static str> {
+    let of_itself = record.intent.is_none() && record.reason.is_none();
+    (of_itself && record.exit_code == Some(137)).then_some("its container was killed from outside (exit code 137)")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,6 +274,18 @@ mod tests {
         for evidence in [Evidence::Unknown, Evidence::Absent, own(Phase::Running)] {
             assert_eq!(next_step(&record, &evidence), Step::Finish(Outcome::Succeeded));
         }
+    }
+
+    #[test]
+    fn what_was_killed_says_so_unless_something_says_more() {
+        let killed_by = |exit_code, intent, reason: Option<&str>| {
+            let reason = reason.map(str::to_owned);
+            killed(&Record { exit_code: Some(exit_code), intent, reason, ..record(State::Running) })
+        };
+        assert_eq!(killed_by(137, None, None), Some("its container was killed from outside (exit code 137)"));
+        assert_eq!(killed_by(137, Some(Intent::Cancel), None), None);
+        assert_eq!(killed_by(137, None, Some("for want of memory")), None);
+        assert_eq!(killed_by(1, None, None), None);
     }
 
     #[test]

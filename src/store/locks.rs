@@ -10,6 +10,7 @@ use super::record::{self, FIELDS};
 use super::value::{items, pairs, text};
 use super::{Freeze, LockState, Result, Store, StoreError, scripts};
 use crate::model::ids::{Inventory, JobId};
+use crate::model::job::State;
 
 /// Reads a freeze as it stands in Redis: when it ends (0: when lifted), a blank, the rest as JSON.
 pub(super) fn stored_freeze(stored: &str) -> Option<Freeze> {
@@ -28,6 +29,19 @@ pub(super) fn unreadable_freeze() -> Freeze {
     Freeze { reason: "its record cannot be read".to_owned(), by: "unknown".to_owned(), until_ms: None }
 }
 
+/// A freeze that stands in Redis, if it is in force.
+fn freeze_at(stored: &str, now_ms: u64) -> Option<Freeze> {
+    let freeze = stored_freeze(stored).unwrap_or_else(unreadable_freeze);
+    freeze.until_ms.is_none_or(|until| until > now_ms).then_some(freeze)
+}
+
+impl LockState {
+    /// A lock that nobody has and nobody waits for.
+    fn free(inventory: Inventory) -> Self {
+        Self { inventory, holder: None, record: None, reserved_for: None, waiting: Vec::new(), freeze: None }
+    }
+}
+
 impl Store {
     /// Locks, reservations, queues and freezes, ordered by inventory, and Redis' time in milliseconds.
     pub async fn locks(&self) -> Result<(Vec<LockState>, u64)> {
@@ -43,14 +57,7 @@ impl Store {
         let mut states: BTreeMap<Inventory, LockState> = BTreeMap::new();
         let mut at = |name: &redis::Value, set: &mut dyn FnMut(&mut LockState)| {
             if let Some(inventory) = text(name).and_then(|name| name.parse::<Inventory>().ok()) {
-                set(states.entry(inventory.clone()).or_insert_with(|| LockState {
-                    inventory,
-                    holder: None,
-                    record: None,
-                    reserved_for: None,
-                    waiting: Vec::new(),
-                    freeze: None,
-                }));
+                set(states.entry(inventory.clone()).or_insert_with(|| LockState::free(inventory)));
             }
         };
         for (name, holder) in pairs(answers.next()?) {
@@ -60,8 +67,7 @@ impl Store {
             at(&name, &mut |state| state.reserved_for = text(&release).and_then(|release| release.parse().ok()));
         }
         for (name, stored) in pairs(answers.next()?) {
-            let freeze = text(&stored).and_then(stored_freeze).unwrap_or_else(unreadable_freeze);
-            if freeze.until_ms.is_none_or(|until| until > now) {
+            if let Some(freeze) = freeze_at(text(&stored).unwrap_or_default(), now) {
                 at(&name, &mut |state| state.freeze = Some(freeze.clone()));
             }
         }
@@ -86,6 +92,34 @@ impl Store {
             }
         }
         Ok((states, now))
+    }
+
+    /// What jobs wait for: of each that has not its lock yet, the lock. Its queue and its holder's record are left out.
+    pub async fn waits(&self, jobs: &[(JobId, Inventory)]) -> Result<BTreeMap<JobId, LockState>> {
+        if jobs.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let inventories: Vec<&str> = jobs.iter().map(|(_, inventory)| inventory.as_str()).collect();
+        let answers = self.read(self.quick(), "waits", |pipe| {
+            pipe.cmd("TIME");
+            pipe.cmd("HMGET").arg(self.keys().locks()).arg(&inventories);
+            pipe.cmd("HMGET").arg(self.keys().freezes()).arg(&inventories);
+            for (job, _) in jobs {
+                pipe.cmd("HGET").arg(self.keys().job(*job)).arg("state");
+            }
+        });
+        let mut answers = answers.await?;
+        let now = time_ms(answers.next()?).ok_or_else(|| StoreError::Unreadable("TIME".to_owned()))?;
+        let (holders, freezes) = (items(answers.next()?), items(answers.next()?));
+        let mut waits = BTreeMap::new();
+        for ((job, inventory), (holder, stored)) in jobs.iter().zip(holders.iter().zip(&freezes)) {
+            if text(&answers.next()?) == Some(State::Queued.word()) {
+                let holder = text(holder).and_then(|holder| holder.parse().ok());
+                let freeze = text(stored).and_then(|stored| freeze_at(stored, now));
+                waits.insert(*job, LockState { holder, freeze, ..LockState::free(inventory.clone()) });
+            }
+        }
+        Ok(waits)
     }
 
     /// Freezes an inventory, for `expires_in` seconds or until lifted.

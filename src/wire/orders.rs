@@ -102,6 +102,9 @@ pub struct OrderJobView {
     /// What went wrong, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+    /// What it waits for before it begins, in words: a freeze, or another job that has its lock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     /// In which attempt at the order, from 1.
     pub attempt: u32,
 }

@@ -413,6 +413,14 @@ async fn the_service_is_understood() {
     assert_eq!(run(&["order", "show", "3/3", "--follow"]).await.0, 0);
     let (code, _, err) = run(&["order", "cancel", "3/3"]).await;
     assert!(code == 3 && err.contains("the order has ended"), "{err}");
+    assert_eq!(run(&["freeze", "3/environment", "--reason", "a migration"]).await.0, 0);
+    let (code, out, err) = run(&["order", "apply", "order.yml", "--mode", "m", "--detach"]).await;
+    assert_eq!((code, out.as_str()), (0, "3/4\n"), "{err}");
+    let (code, out, err) = run(&["order", "show", "3/4"]).await;
+    let waits = ": not over, waits: 3/environment is frozen by tester: a migration\n";
+    assert!(code == 0 && out.contains(waits), "{out}{err}");
+    assert_eq!(run(&["unfreeze", "3/environment"]).await.0, 0);
+    assert_eq!(run(&["order", "show", "3/4", "--follow"]).await.0, 1);
     let (code, out, err) = run(&["order", "list", "--environment", "3", "--limit", "2"]).await;
     assert!(code == 0 && out.lines().count() == 3, "{out}{err}");
     let (code, out, err) = run(&["environment", "list"]).await;

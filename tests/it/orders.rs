@@ -296,8 +296,16 @@ async fn a_service_that_fails_or_is_frozen_holds_up_no_other() {
         (!order.failures().is_empty()).then_some(())
     })
     .await;
-    assert_eq!(seen(&one, &id).await.state, State::Running, "the frozen one is waited for");
+    let order = seen(&one, &id).await;
+    assert_eq!(order.state, State::Running, "the frozen one is waited for");
+    let waits = one.store().waits(&order.busy_locks()).await.expect("Redis answers");
+    let waits: Vec<_> = waits.values().map(|lock| (&lock.inventory, lock.freeze.as_ref())).collect();
+    assert!(matches!(waits[..], [(lock, Some(freeze))] if *lock == frozen && freeze.reason == "a test"), "{waits:?}");
     assert!(one.store().unfreeze(&frozen).await.expect("Redis answers"), "it was frozen");
+    let (_, told) = begun(&here, "shop/a").await;
+    assert_eq!(told["service"]["variables"], json!(["PASSWORD"]));
+    let busy = seen(&one, &id).await.busy_locks();
+    assert_eq!((busy.len(), one.store().waits(&busy).await.expect("Redis answers").len()), (1, 0));
     succeed(&here, &one, "shop/a", "service").await;
     let routes = succeed(&here, &one, WHOLE, "routes").await;
     assert_eq!(routes["routes"].as_array().map(Vec::len), Some(1), "{routes}");

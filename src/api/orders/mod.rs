@@ -287,7 +287,8 @@ pub(super) async fn show(
         let stored = api.dispatcher.seen_order(&id).await?;
         let newer = after.is_none_or(|after| stored.revision > after);
         if newer || Instant::now() >= until || api.stop.is_cancelled() {
-            return Ok(axum::Json(view::order(&stored)));
+            let waits = api.dispatcher.store().waits(&stored.order.busy_locks()).await?;
+            return Ok(axum::Json(view::order(&stored, &waits)));
         }
         tokio::select! {
             _ = news.changed() => {}
@@ -417,7 +418,7 @@ impl Api {
 }
 
 fn accepted(stored: &StoredOrder) -> Response {
-    let mut response = answer(StatusCode::ACCEPTED, "application/json", &view::order(stored));
+    let mut response = answer(StatusCode::ACCEPTED, "application/json", &view::order(stored, &Default::default()));
     if let Ok(location) = HeaderValue::try_from(format!("/api/v1/orders/{}", stored.order.id)) {
         response.headers_mut().insert(header::LOCATION, location);
     }

@@ -1,12 +1,12 @@
 //! Orders, plans and environments as they are shown. Values of the vault are in none of these types.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::ids::Word;
+use crate::model::ids::{JobId, Word};
 use crate::model::job::Outcome;
 use crate::model::order::plan::{Plan, Way};
 use crate::model::order::{Placed, Spec, Task, TaskState};
-use crate::store::{StoredEnvironment, StoredOrder};
+use crate::store::{LockState, StoredEnvironment, StoredOrder};
 use crate::wire::{
     DeployedService, DomainChanges, EnvironmentView, ModeView, OrderJobView, OrderSummary, OrderView, PlanView,
     PlannedService, RouteChanges, TaskView, WayView, time,
@@ -79,8 +79,8 @@ pub(super) fn summary(stored: &StoredOrder) -> OrderSummary {
     }
 }
 
-/// An order.
-pub(super) fn order(stored: &StoredOrder) -> OrderView {
+/// An order. `waits` are those of its jobs that have not their lock.
+pub(super) fn order(stored: &StoredOrder, waits: &BTreeMap<JobId, LockState>) -> OrderView {
     let order = &stored.order;
     let tasks = order.tasks.iter().map(|task| TaskView {
         task: task.task,
@@ -95,6 +95,7 @@ pub(super) fn order(stored: &StoredOrder) -> OrderView {
                 host: run.host.as_ref().map(ToString::to_string),
                 outcome: run.outcome,
                 trouble: run.trouble.clone(),
+                waits_for: waits.get(&run.job).and_then(waits_for),
                 attempt: run.attempt,
             })
             .collect(),
@@ -108,6 +109,16 @@ pub(super) fn order(stored: &StoredOrder) -> OrderView {
         tasks: tasks.collect(),
         commits: order.commits.iter().map(|(id, commit)| (id.to_string(), commit.clone())).collect(),
         failed: failed.into_iter().collect(),
+    }
+}
+
+/// What a job waits for that has not its lock. Nothing to be said where it is just being given.
+fn waits_for(lock: &LockState) -> Option<String> {
+    let inventory = &lock.inventory;
+    match (&lock.freeze, lock.holder) {
+        (Some(freeze), _) => Some(format!("{inventory} is frozen by {}: {}", freeze.by, freeze.reason)),
+        (None, Some(holder)) => Some(format!("job {holder} has the lock of {inventory}")),
+        (None, None) => None,
     }
 }
 

@@ -65,7 +65,7 @@ pub struct Plan {
 /// `order apply`
 #[derive(Debug, Clone, Args)]
 pub struct Apply {
-    /// The file: YAML; - is standard input.
+    /// The file: YAML; - is standard input. With --order there is none.
     #[arg(required_unless_present = "order", conflicts_with = "order")]
     pub file: Option<PathBuf>,
     /// Give the file of that order anew, such as 3/1; or its number alone with --environment.

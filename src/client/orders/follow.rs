@@ -9,7 +9,7 @@ use std::time::Duration;
 use reqwest::Method;
 use tokio::time::Instant;
 
-use super::show::{end, outcome_word, services, took_so_far, whereabouts};
+use super::show::{end, outcome_word, services, took_so_far, waits, whereabouts};
 use crate::client::escape::plain;
 use crate::client::exit::{Exit, Fault};
 use crate::client::http::{Answer, CallError, Http};
@@ -160,8 +160,12 @@ fn status(view: &OrderView) -> String {
     let Some(task) = it.task.and_then(|number| view.tasks.get(number.checked_sub(1)?)) else {
         return format!("order {}: {}{time}", plain(&it.id), it.state.word());
     };
-    let busy: Vec<String> =
-        task.jobs.iter().filter(|job| job.outcome.is_none()).filter_map(|job| Some(place(job)?.1)).collect();
+    let at_it = |job: &OrderJobView| match (place(job), waits(job)) {
+        (Some((_, place)), Some(waits)) => Some(format!("{place} ({waits})")),
+        (Some((_, place)), None) => Some(place),
+        (None, waits) => waits,
+    };
+    let busy: Vec<String> = task.jobs.iter().filter(|job| job.outcome.is_none()).filter_map(at_it).collect();
     let busy = if busy.is_empty() { String::new() } else { format!(" | {}", busy.join(", ")) };
     format!("order {}: {}, {}{time}{busy}", plain(&it.id), task_name(task.task), services(it))
 }

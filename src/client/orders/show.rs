@@ -98,6 +98,11 @@ pub(super) fn outcome_word(job: &OrderJobView) -> &'static str {
     job.outcome.map_or("not over", Outcome::word)
 }
 
+/// What a job waits for, if it does.
+pub(super) fn waits(job: &OrderJobView) -> Option<String> {
+    Some(format!("waits: {}", plain(job.waits_for.as_deref()?)))
+}
+
 /// An order, one thing a line, and its tasks.
 pub(super) fn sheet(view: &OrderView, colour: bool) -> Vec<String> {
     let it = &view.summary;
@@ -157,7 +162,8 @@ fn of_task(task: &TaskView, attempt: u32, colour: bool) -> Vec<String> {
             None | Some(Outcome::Succeeded) => Tone::Plain,
             Some(_) => Tone::Bad,
         };
-        let line = format!("    job {}{what}: {}{why}{earlier}", plain(&job.job_id), outcome_word(job));
+        let waits = waits(job).map(|waits| format!(", {waits}")).unwrap_or_default();
+        let line = format!("    job {}{what}: {}{waits}{why}{earlier}", plain(&job.job_id), outcome_word(job));
         shown.push(tone.paint(colour, &line));
     }
     shown

@@ -67,6 +67,7 @@ impl Rule<'_> {
                 }
                 deployed.proxy = proxy;
                 deployed.domains.extend(domains(&order.spec, deployed));
+                lose(deployed, &ended.outputs);
                 for id in order.spec.services.keys() {
                     let commit = text_of(&ended.outputs, "commits", id);
                     match commit
@@ -92,6 +93,7 @@ impl Rule<'_> {
                         (None, port) => placed.port = port,
                         (Some(_), _) => {}
                     }
+                    placed.unnoted = false;
                 }
             }
             (Task::Variables, _, _) if good => {
@@ -110,6 +112,7 @@ impl Rule<'_> {
                         placed.left_on.remove(&placed.host);
                     }
                 }
+                lose(deployed, &ended.outputs);
             }
             (Task::Routes, Operation::Remove, Some(id)) if good => {
                 if let Some(host) = &run.host {
@@ -161,6 +164,20 @@ pub(super) fn forget(order: &Order, deployed: &mut Deployed, id: &Word, host: &W
         None => {
             deployed.services.remove(id);
         }
+    }
+}
+
+/// What a job has found gone on its host, by service: somebody has removed it, or the machine was made anew. It is made again.
+fn lose(deployed: &mut Deployed, outputs: &Map<String, Value>) {
+    let lost = outputs.get("lost").and_then(Value::as_object);
+    for (id, gone) in lost.into_iter().flatten() {
+        let Some((_, placed)) = deployed.services.iter_mut().find(|(known, _)| known.as_str() == id) else { continue };
+        let is_gone = |what: &str| gone.as_array().is_some_and(|all| all.iter().any(|one| one == what));
+        placed.doubtful = true;
+        if is_gone("variables") {
+            placed.secrets = None;
+        }
+        placed.unnoted |= is_gone("port");
     }
 }
 

@@ -191,10 +191,17 @@ fn environment(raw: &RawEnvironment, found: &mut Found) -> Option<Environment> {
         found.wrong(raw.modes.referenced, format!("modes must be 1 to {MODES_MAX}"));
     }
     let mut modes = BTreeMap::new();
+    let mut proxies = BTreeMap::new();
     for (name, raw) in &raw.modes.value {
         match name.parse::<Word>() {
             Ok(name) => {
-                modes.extend(mode(&raw.value, found).map(|mode| (name, mode)));
+                let Some(mode) = mode(&raw.value, found) else { continue };
+                let at = mode.proxy_at().map(|(_, address, port)| (address, port));
+                if let Some(other) = at.and_then(|at| proxies.insert(at, name.clone())) {
+                    let what = format!("proxy: mode {other} has its proxy at this address and port already");
+                    found.wrong(raw.value.proxy.referenced, what);
+                }
+                modes.insert(name, mode);
             }
             Err(error) => found.wrong(raw.referenced, format!("modes: the name of a mode {error}")),
         }

@@ -320,12 +320,13 @@ pub(super) fn is_reserved(variable: &str) -> bool {
     RESERVED.contains(&variable) || variable.starts_with("LOCKSTEP_")
 }
 
-const RESERVED: [&str; 17] = [
+const RESERVED: [&str; 18] = [
     "PORT",
     "HOST",
     "PATH",
     "HOME",
     "PWD",
+    "IFS",
     "UID",
     "EUID",
     "PPID",

@@ -117,6 +117,11 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether nginx serves it: no process of its own is told anything, and no build either.
+    pub fn is_files(self) -> bool {
+        matches!(self, Self::Angular | Self::Static)
+    }
+
     /// The word for it.
     pub fn word(self) -> &'static str {
         match self {
@@ -221,6 +226,9 @@ pub struct Placed {
     pub host: Word,
     /// The port that it was given there; none: not yet.
     pub port: Option<u16>,
+    /// Whether the note of the port was found gone on the host.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unnoted: bool,
     /// The room that it takes, in MiB.
     pub memory: u32,
     /// Whether what runs may be something else than is recorded: a job that was at it did not succeed.
@@ -474,8 +482,13 @@ impl Order {
 
     /// The jobs whose end it waits for.
     pub fn busy_jobs(&self) -> Vec<JobId> {
-        let runs = self.tasks.iter().flat_map(|task| &task.runs);
-        runs.filter(|run| run.outcome.is_none()).map(|run| run.job).collect()
+        self.busy_locks().into_iter().map(|(job, _)| job).collect()
+    }
+
+    /// The jobs whose end it waits for, each with its lock.
+    pub fn busy_locks(&self) -> Vec<(JobId, Inventory)> {
+        let runs = self.tasks.iter().flat_map(|task| &task.runs).filter(|run| run.outcome.is_none());
+        runs.map(|run| (run.job, lock(&self.id.environment, run.service.as_ref()))).collect()
     }
 
     /// The last run for each service that did not succeed, in this attempt.

@@ -140,6 +140,9 @@ pub fn differences(runs: &Running, wanted: &Running) -> Vec<String> {
     differs("host", runs.host.as_str(), wanted.host.as_str());
     differs("address", &runs.address, &wanted.address);
     differs("port", &runs.port.to_string(), &wanted.port.to_string());
+    if wanted.kind.is_files() {
+        return why;
+    }
     let names: BTreeSet<&String> = runs.environment.keys().chain(wanted.environment.keys()).collect();
     for name in names {
         if name != "SERVICE_COMMIT" && runs.environment.get(name) != wanted.environment.get(name) {
@@ -281,6 +284,7 @@ pub fn place(spec: &Spec, mode: &Mode, deployed: &mut Deployed) -> Vec<String> {
         let placed = Placed {
             host: host.name.clone(),
             port: None,
+            unnoted: false,
             memory,
             doubtful: false,
             secrets: None,

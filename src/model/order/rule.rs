@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!  domains    one job: every repository and host is reached, nothing else is touched before; the commits are known from then on
-//!  resources  one job, if a service has no port yet
+//!  resources  one job, if a service has no port yet, or its host does not know it any more
 //!  variables  one job, if a service has not what the vault has for it; what is missing in the vault is drawn before
 //!  services   one job for each that differs, so many at a time; one that fails does not hold up the others
 //!  routes     one job, if routes or domains differ; then one for each service that is left over somewhere
@@ -333,13 +333,14 @@ impl Rule<'_> {
         let wanted = domains(&order.spec, deployed);
         let known = order.spec.services.keys().all(|id| order.commits.contains_key(id));
         let needed = !known || !wanted.is_subset(&deployed.domains) || another_proxy(deployed, mode);
-        let vars = vars::domains(order, mode, &wanted);
+        let vars = vars::domains(order, mode, deployed, &wanted);
         self.one(order, at, needed, |_| (vars, BTreeMap::new()))
     }
 
     fn resources(&mut self, order: &mut Order, mode: &Mode, deployed: &Deployed, at: usize) -> Step {
-        let port = |id| deployed.services.get(id).and_then(|placed| placed.port);
-        let needed = order.spec.services.keys().any(|id| port(id).is_none());
+        let placed = |id| deployed.services.get(id);
+        let needed = |id| placed(id).is_none_or(|placed: &Placed| placed.port.is_none() || placed.unnoted);
+        let needed = order.spec.services.keys().any(needed);
         let vars = vars::resources(order, mode, deployed);
         self.one(order, at, needed, |_| (vars, BTreeMap::new()))
     }
@@ -383,7 +384,7 @@ impl Rule<'_> {
             let secrets = deployed.services.get(id).and_then(|placed| placed.secrets.as_ref());
             wanted(order, deployed, id).filter(|wanted| secrets == Some(&wanted.variables))
         };
-        let unready = ids.iter().find(|id| ready(id).is_none());
+        let unready = ids.iter().find(|id| !of_attempt(order, id) && ready(id).is_none());
         if let (Some(id), 0) = (unready, self.busy(order, at)) {
             return Step::Failed(format!("service {id} has no port or not its variables; try the order again"));
         }

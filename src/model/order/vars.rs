@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use super::environment::{Host, Mode};
-use super::file::address_of;
+use super::file::{address_of, variable as variable_of};
 use super::{Deployed, Order, Running, Spec};
 use crate::model::ids::Word;
 
@@ -73,8 +73,18 @@ fn variable(mut all: Map<String, Value>, what: impl IntoIterator<Item = (&'stati
     Map::from_iter([(VARIABLE.to_owned(), Value::Object(all))])
 }
 
-/// Of the first task.
-pub(super) fn domains(order: &Order, mode: &Mode, domains: &BTreeSet<String>) -> Map<String, Value> {
+/// The names of variables of the vault, as a service is told them.
+fn names(variables: &BTreeSet<Word>) -> Vec<String> {
+    variables.iter().map(variable_of).collect()
+}
+
+/// Of the first task. What is recorded is told, so that each host can say what of it is gone.
+pub(super) fn domains(
+    order: &Order,
+    mode: &Mode,
+    deployed: &Deployed,
+    domains: &BTreeSet<String>,
+) -> Map<String, Value> {
     let repositories: Vec<Value> = order
         .spec
         .services
@@ -84,8 +94,17 @@ pub(super) fn domains(order: &Order, mode: &Mode, domains: &BTreeSet<String>) ->
             json!({"service": id, "url": service.repository.url, "revision": service.repository.revision})
         })
         .collect();
+    let placed = order.spec.services.keys().filter_map(|id| Some((id, deployed.services.get(id)?)));
+    let recorded: Vec<Value> = placed
+        .map(|(id, placed)| {
+            let runs = placed.running.as_ref().is_some_and(|runs| runs.host == placed.host);
+            let variables = placed.secrets.as_ref().map(names);
+            json!({"service": id, "host": placed.host, "port": placed.port, "variables": variables, "runs": runs})
+        })
+        .collect();
     let all = common(order, mode, "domains", mode.hosts.iter());
-    variable(all, [("domains", json!(domains)), ("repositories", json!(repositories))])
+    let told = [("domains", json!(domains)), ("repositories", json!(repositories)), ("recorded", json!(recorded))];
+    variable(all, told)
 }
 
 /// Of the second.
@@ -142,6 +161,7 @@ pub(super) fn deploy(order: &Order, mode: &Mode, id: &Word, wanted: &Running) ->
         "repository": {"url": wanted.url, "commit": wanted.commit},
         "health": wanted.health,
         "environment": wanted.environment,
+        "variables": names(&wanted.variables),
     });
     variable(common(order, mode, "service", host), [("service", service)])
 }

@@ -201,6 +201,14 @@ fn every_mistake_in_an_environment_is_named_by_line_and_key() {
         let found = found(environment::read(&ENVIRONMENT.replacen(from, to, 1)));
         assert!(found.iter().any(|(at, text)| *at == line && text.starts_with(what)), "{to}: {found:?}");
     }
+    let staging = &ENVIRONMENT[ENVIRONMENT.find("    hosts:").expect("it is there")..];
+    let two = found(environment::read(&format!(
+        "{ENVIRONMENT}  staging:\n{}",
+        staging.replace("name: one", "name: a").replace("host: one", "host: a")
+    )));
+    assert_eq!(two, [(14, "proxy: mode production has its proxy at this address and port already".to_owned())]);
+    let other = staging.replace("{host: one}", "{host: one, port: 8081}");
+    assert_eq!(registered(&format!("{ENVIRONMENT}  staging:\n{other}")).modes.len(), 2);
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGfC root@host";
     let with = ENVIRONMENT.replacen("memory: 1000", &format!("memory: 1000, host_key: {key}"), 1);
     let mode = registered(&with).modes[&word("production")].clone();

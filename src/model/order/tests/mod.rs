@@ -73,8 +73,10 @@ struct Play {
     deployed: Deployed,
     vault: BTreeSet<Word>,
     newest: u64,
-    /// What the first task says of the proxy.
+    /// What the first task says of the proxy,
     proxy_anew: bool,
+    /// and what it, or a deployment, finds gone of each service.
+    lost: BTreeMap<String, Vec<&'static str>>,
     holder: Option<u64>,
     orders: BTreeMap<u64, Order>,
     /// Jobs that run, with the order that they are of.
@@ -97,6 +99,7 @@ impl Play {
             vault: BTreeSet::new(),
             newest: 0,
             proxy_anew: false,
+            lost: BTreeMap::new(),
             holder: None,
             orders: BTreeMap::new(),
             running: BTreeMap::new(),
@@ -193,7 +196,8 @@ impl Play {
                     let commit = self.commits[&id].clone();
                     (id, Value::from(commit))
                 };
-                json!({"commits": Map::from_iter(of("repositories").iter().map(known)), "proxy_anew": self.proxy_anew})
+                let commits = Map::from_iter(of("repositories").iter().map(known));
+                json!({"commits": commits, "proxy_anew": self.proxy_anew, "lost": self.lost})
             }
             "order-resources" => {
                 let mut ports = Map::new();
@@ -215,7 +219,8 @@ impl Play {
     /// One job ends.
     fn end(&mut self, job: JobId, outcome: Outcome) -> Change {
         let (number, launch) = self.running.remove(&job).expect("it runs");
-        let outputs = if outcome == Outcome::Succeeded { self.outputs(&launch) } else { Map::new() };
+        let lost = Map::from_iter([("lost".to_owned(), json!(self.lost))]);
+        let outputs = if outcome == Outcome::Succeeded { self.outputs(&launch) } else { lost };
         let reason = (outcome != Outcome::Succeeded).then(|| "it did not go well".to_owned());
         self.ended.insert(job, Ended { outcome, reason, outputs });
         self.look(number)

@@ -46,7 +46,13 @@ fn a_plan_says_what_would_change_and_changes_nothing() {
     assert_eq!(plan.routes.0, BTreeSet::from([("api.lab.example".into(), "/kernel".into(), word("6"))]));
     assert_eq!(plan.routes.1, BTreeSet::from([("api.lab.example".into(), "/core".into(), word("6"))]));
 
+    // What serves files alone is told nothing.
     let production = play.environment.modes.get_mut(&word("production")).expect("a mode");
+    production.variables.insert("LOG_LEVEL".into(), "debug".into());
+    assert_eq!(changes(&planned(&play, ORDER, &[])), ["6 Update", "7 Update", "8 Keep"]);
+
+    let production = play.environment.modes.get_mut(&word("production")).expect("a mode");
+    production.variables.insert("LOG_LEVEL".into(), "info".into());
     let port = std::mem::replace(&mut production.proxy.port, 8081);
     let plan = planned(&play, ORDER, &[]);
     assert_eq!((plan.domains.0.len(), plan.routes.0.len()), (2, 3), "another proxy is told all of it");

@@ -14,6 +14,7 @@ enum Step {
     Retry(usize),
     Register(usize),
     Move(usize),
+    Lose(usize),
 }
 
 fn files() -> [String; 5] {
@@ -41,6 +42,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<usize>().prop_map(Step::Retry),
         1 => (0_usize..3).prop_map(Step::Register),
         1 => any::<usize>().prop_map(Step::Move),
+        1 => any::<usize>().prop_map(Step::Lose),
     ]
 }
 
@@ -102,6 +104,11 @@ impl Play {
             Step::Move(which) => {
                 let id = ["6", "7", "8"][which % 3].to_owned();
                 self.commits.insert(id, commit(u8::try_from(which % 200).unwrap_or_default()));
+            }
+            Step::Lose(which) => {
+                let id = ["6", "7", "8"][which % 3].to_owned();
+                let gone = [vec!["port", "variables", "release"], vec!["variables"], vec!["release"]];
+                self.lost = BTreeMap::from([(id, gone[which / 3 % 3].clone())]);
             }
         }
     }

@@ -331,6 +331,46 @@ fn a_proxy_that_has_lost_its_configuration_is_told_its_routes_again() {
 }
 
 #[test]
+fn what_is_gone_from_a_host_is_made_again_where_it_was() {
+    let mut play = Play::new();
+    let first = play.give(ORDER);
+    play.look(first);
+    play.play(&[]);
+    let before = play.deployed.clone();
+    // A machine that was made anew under its address has nothing of what is recorded.
+    let second = play.give(ORDER);
+    play.look(second);
+    let (_, asked) = play.running.values().next().cloned().expect("the first task");
+    let recorded = &asked.vars["lockstep_order"]["recorded"];
+    let port = before.services[&word("6")].port;
+    let of_6 = json!({"service": "6", "host": "one", "port": port, "variables": ["DATABASE_PASSWORD"], "runs": true});
+    assert_eq!((recorded.as_array().map(Vec::len), &recorded[0]), (Some(3), &of_6));
+    play.lost = BTreeMap::from([("6".to_owned(), vec!["port", "variables", "release"]), ("none".to_owned(), vec![])]);
+    play.play(&[]);
+    let runs = |number: u64| play.orders[&number].tasks.iter().map(|task| task.runs.len()).collect::<Vec<_>>();
+    assert_eq!((play.state(second), runs(second)), (State::Succeeded, vec![1, 1, 1, 1, 0]));
+    assert_eq!(play.deployed, before, "at the same port, so the routes lead there still");
+
+    // Without its variables nothing is deployed, and another try writes them.
+    play.lost.clear();
+    play.commits.insert("6".into(), commit(60));
+    let third = play.give(ORDER);
+    play.look(third);
+    let job = |play: &Play| *play.running.keys().next().expect("a job");
+    play.end(job(&play), Outcome::Succeeded);
+    play.lost = BTreeMap::from([("6".to_owned(), vec!["variables"])]);
+    play.end(job(&play), Outcome::Failed);
+    assert_eq!(play.state(third), State::Incomplete);
+    play.lost.clear();
+    let order = play.orders.get_mut(&third).expect("it is there");
+    command::retry(order, third, &word("ada"), "").expect("it may be tried again");
+    play.look(third);
+    assert_eq!(play.at_work(), ["order-variables 3/environment"]);
+    play.play(&[]);
+    assert_eq!(play.state(third), State::Succeeded);
+}
+
+#[test]
 fn a_service_whose_move_fails_serves_where_it_was_until_it_has_moved() {
     let mut play = Play::new();
     let first = play.give(ORDER);
@@ -365,7 +405,8 @@ fn a_service_whose_move_fails_serves_where_it_was_until_it_has_moved() {
 #[test]
 fn those_that_are_told_of_a_service_are_told_where_it_is_also_if_its_move_fails() {
     let mut play = Play::new();
-    let first = play.give(ORDER);
+    let order = ORDER.replace("type: static", "type: node");
+    let first = play.give(&order);
     play.look(first);
     play.play(&[]);
     let told = |play: &Play, id: &str| {
@@ -375,7 +416,7 @@ fn those_that_are_told_of_a_service_are_told_where_it_is_also_if_its_move_fails(
     assert!(home.starts_with("http://10.0.0.1:"), "{home}");
     // All of them go to another machine; the one that the others call goes first.
     play.environment = registered(&ENVIRONMENT.replace("memory: 1000", "memory: 16"));
-    let second = play.give(ORDER);
+    let second = play.give(&order);
     play.look(second);
     while !play.at_work().iter().any(|job| job.starts_with("order-service")) {
         let job = *play.running.keys().next().expect("a job");
