@@ -11,7 +11,7 @@ import os
 import pwd
 import re
 
-from ansible.module_utils.lockstep_host import Refused, bears, compare_fence, listener, listening, locked, put, read, who_listens
+from ansible.module_utils.lockstep_host import Refused, bears, compare_fence, listener, listening, locked, mark_of, put, read, who_listens
 
 DOCUMENTATION = r"""
 module: lockstep_ports
@@ -31,8 +31,8 @@ LOCK_WAIT = 30  # seconds; the lock is held for milliseconds
 def choose(placements, noted, foreign, listens, host):
     """Ports by service: pure.
 
-    `noted` are the notes of these services, `foreign` those of all others on the host. `listens(port)` is None, the service that listens there,
-    or words for what else does.
+    `noted` are the notes of these services, `foreign` those of all others on the host, with their folders. `listens(port)` is None, the service
+    that listens there, or words for what else does.
     """
     chosen, trouble = {}, []
     fixed = {str(one["service"]): int(one["port"]) for one in placements if one["port"] is not None}
@@ -40,6 +40,9 @@ def choose(placements, noted, foreign, listens, host):
         other = listens(port)
         if other not in (None, service):
             trouble.append("port %d of service %s: on %s %s listens there, which is not this service" % (port, service, host, words(other)))
+        if port in foreign:
+            # Nothing listens there at the moment: its owner could not start any more.
+            trouble.append("port %d of service %s: on %s it has been given to another service meanwhile, %s" % (port, service, host, foreign[port]))
         chosen[service] = port
     for one in placements:
         service = str(one["service"])
@@ -102,12 +105,12 @@ def apply(base, root, host, placements, fence):
                 unit = os.path.join(folder, "unit")
                 led = session and (read(os.path.join(unit, "group")) or "").split()[:1] == [str(session)]
                 # What has left that session is the service's as well; see lockstep_service.
-                if led or (pid and bears(pid, "LOCKSTEP_UNIT=" + os.path.realpath(unit))):
+                if led or (pid and bears(pid, mark_of(unit))):
                     return service
             return who_listens(port)
 
         noted = {service: there[folder] for service, folder in folders.items() if folder in there}
-        foreign = [port for folder, port in there.items() if folder not in folders.values()]
+        foreign = {port: folder for folder, port in there.items() if folder not in folders.values()}
         chosen = choose(placements, noted, foreign, listens, host)
         changed = False
         for service, port in chosen.items():

@@ -15,7 +15,7 @@
     secrets    writes the variables
     compare    says whether what is asked for runs already and answers, and whether its variables are there
     stage      makes the folder of a new release, with its environment
-    build      builds the files of the release; nobody waits for it, and the next job ends it if its own was ended
+    build      builds the files of the release, without the lock of the service: should its job be ended, the next one ends it
     start      stops what runs, starts the release, and waits for its answer; where there is none, puts back what ran before
     remove     stops the service and removes its folder
 
@@ -39,9 +39,9 @@ import subprocess
 import time
 
 from ansible.module_utils.lockstep_host import (
-    Refused, bears, compare_fence, link_target, listener, locked, put, read, read_from, stat_of, switch, wait, who_listens,
+    Refused, bears, compare_fence, link_target, listener, locked, mark_of, put, read, read_from, stat_of, switch, wait, who_listens,
 )  # fmt: skip
-from ansible.module_utils.lockstep_type import PATH, build_steps, needed, nginx_conf, public_folder, start_script
+from ansible.module_utils.lockstep_type import PATH, build_steps, needed, nginx_conf, public_folder, serves_files, start_script
 
 DOCUMENTATION = r"""
 module: lockstep_service
@@ -51,7 +51,7 @@ options:
   root: {description: Folder of this environment and mode on the host., type: path, required: true}
   service: {description: The id of the service., type: str, required: true}
   secrets: {description: Variables to write., type: dict}
-  recorded: {description: "Of each service of this host: service, port, variables (or null) and runs.", type: list, elements: dict}
+  recorded: {description: "Of each service of this host: service, port, variables and commit, or null.", type: list, elements: dict}
   variables: {description: Names of the variables that are to be there., type: list, elements: str}
   type: {description: "node, python, angular or static.", type: str}
   port: {description: Where it listens., type: int}
@@ -71,7 +71,8 @@ RELEASE = re.compile(r"[0-9a-f]{40}-[0-9]+([.][0-9]+)?")
 LOCK_WAIT = 60  # seconds
 STOP_WAIT = 15  # seconds for a process to end before it is killed; what it has started is given as long once it is gone
 END_WAIT = STOP_WAIT + 5  # seconds for `finish`
-SUPERVISOR_WAIT = 20  # seconds; runsvdir looks every 5 s
+SUPERVISOR_WAIT = 20  # seconds; runsvdir looks every 5 s,
+SUPERVISOR_LOOK = 7  # so that one which has just begun has looked
 PAUSE = 0.5  # seconds between two tries
 LOG_LINES = BUILD_LINES = 30
 LOG_BYTES = BUILD_BYTES = 20000
@@ -180,7 +181,7 @@ class Service:
         self.unit = os.path.join(self.folder, "unit")
         self.link = os.path.join(root, "supervise", name)
         self.log = os.path.join(self.folder, "log", "current")
-        self.mark = "LOCKSTEP_UNIT=" + os.path.realpath(self.unit)
+        self.mark = mark_of(self.unit)
         # What copies files into a release and builds it bears this: see roles/order/tasks/deploy.yml.
         self.building = "LOCKSTEP_BUILD=" + self.folder
 
@@ -260,23 +261,31 @@ class Service:
     def end_writers(self):
         """Ends what writes to the log still: it has left the session and its environment, and `runsv` would wait for it. Only once the service is
         down."""
-        logger = (read(os.path.join(self.unit, "log", "supervise", "pid")) or "").strip()
-        try:
-            own = os.readlink("/proc/%s/cwd" % logger).startswith(os.path.realpath(self.folder) + "/")
-            pipe = os.readlink("/proc/%s/fd/0" % logger)
-        except OSError:
-            return
-        if not own or not pipe.startswith("pipe:"):
-            # The number is somebody else's by now.
-            return
+        loggers, pipes = set(), set()
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                # Also one whose folder was removed: then it says so behind the name.
+                logs = (read("/proc/%s/comm" % pid) or "").strip() == "svlogd"
+                if logs and os.readlink("/proc/%s/cwd" % pid).startswith(os.path.realpath(self.folder) + "/"):
+                    loggers.add(pid)
+                    pipes.add(os.readlink("/proc/%s/fd/0" % pid))
 
         def writes(pid):
             with contextlib.suppress(OSError):
-                if pid != logger and (read("/proc/%s/comm" % pid) or "").strip() != "runsv":
-                    return any(link_target("/proc/%s/fd/%s" % (pid, name)) == pipe for name in os.listdir("/proc/%s/fd" % pid))
+                if pipes and pid not in loggers and (read("/proc/%s/comm" % pid) or "").strip() != "runsv":
+                    return any(link_target("/proc/%s/fd/%s" % (pid, name)) in pipes for name in os.listdir("/proc/%s/fd" % pid))
             return False
 
         self.end_all(writes)
+
+    def end_left(self):
+        """Ends what nobody looks after: its supervisor was killed, or its folder removed."""
+        orphan = self.session()
+        if orphan:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(orphan, signal.SIGKILL)
+        self.end_marked(self.mark)
+        self.end_writers()
 
     def end_all(self, which):
         def left():
@@ -315,8 +324,15 @@ class Service:
         self.run_supervisor()
         linked = os.path.lexists(self.link)
         if linked:
-            self.await_supervision()
+            wait(self.supervised, SUPERVISOR_LOOK)
+        if self.supervised():
             self.stop()
+        else:
+            if linked:
+                # Somebody has removed the folder, and this is a new one: what is linked anew is looked at.
+                os.unlink(self.link)
+            linked = False
+            self.end_left()
         self.await_port(self.check_of(release)[0], orphan)
         switch(self.path("current"), release)
         if not linked:
@@ -363,21 +379,38 @@ class Service:
 
     # --- changes
 
-    def lost(self, port, variables, runs):
-        """What is gone of what is recorded, in the order's words: somebody has removed it, or the machine was made anew."""
-        gone = {
-            "port": port is not None and (read(self.path("port")) or "").strip() != str(port),
-            "variables": variables is not None and names_of(read(self.path("secrets.env")) or "") != set(variables),
-            "release": runs and not (self.release_of("current") and os.path.islink(self.link)),
+    def lost(self, port, variables, commit):
+        """What is gone of what is recorded, in the order's words: somebody has removed it, or the machine was made anew. Of variables it is
+        the names that are looked at."""
+        there = {
+            "port": lambda: port is None or (read(self.path("port")) or "").strip() == str(port),
+            "variables": lambda: variables is None or names_of(read(self.path("secrets.env")) or "") == set(variables),
+            "release": lambda: commit is None or self.runs(commit),
         }
-        return [name for name, is_gone in gone.items() if is_gone]
+        gone = []
+        for name, is_there in there.items():
+            try:
+                if not is_there():
+                    gone.append(name)
+            except (Refused, OSError):
+                # It is made anew in its place, which says what is wrong if that cannot be done.
+                gone.append(name)
+        return gone
+
+    def runs(self, commit):
+        """Whether a release of this commit is the one that is kept running; whether it answers is not asked."""
+        live = self.release_of("current")
+        whole = all(os.path.exists(self.path(live, name)) for name in ("files", "start"))
+        return live.startswith(commit + "-") and whole and os.path.islink(self.link)
 
     def compare(self, kind, commit, port, health, environment, variables):
-        wanted = json.dumps([kind, commit, port, health, self.environment(environment, port)])
+        # Who serves files alone is told nothing.
+        told = None if serves_files(kind) else self.environment(environment, port)
+        wanted = json.dumps([kind, commit, port, health, told])
         digest = hashlib.sha256(wanted.encode()).hexdigest()
         live = self.release_of("current")
         same = bool(live) and read(self.path(live, "digest")) == digest and self.supervised() and self.answers(port, health)[0]
-        return {"changed": False, "digest": digest, "same": same, "live": live, "lost": self.lost(None, variables, False)}
+        return {"changed": False, "digest": digest, "same": same, "live": live, "lost": self.lost(port, variables, None)}
 
     def stage(self, release, environment, port):
         if not RELEASE.fullmatch(release):
@@ -403,13 +436,22 @@ class Service:
 
     @contextlib.contextmanager
     def untouched(self):
-        """A failure within this says what is live: what was."""
+        """A failure within this says what is live: what was. That comes before the rest of what is said, which may be long."""
         try:
             yield
-        except Refused as error:
-            live = self.release_of("current")
-            said = "what ran before is live still: commit %s" % live.split("-")[0] if live else "nothing is live: nothing was before"
-            raise Refused("%s\n%s" % (error, said)) from None
+        except (Refused, OSError) as error:
+            why, _newline, more = str(error).partition("\n")
+            raise Refused("\n".join(filter(None, (why, self.live(), more)))) from None
+
+    def live(self):
+        current, before = (link_target(self.path(link)).split("-")[0] for link in ("current", "before"))
+        if self.release_of("current"):
+            return "what ran before is live still: commit %s" % current
+        if current:
+            # Its job was ended before it had answered.
+            was = ", before it commit %s was" % before if before else ""
+            return "it is not known what answers: commit %s was being started%s" % (current, was)
+        return "nothing is live: nothing was before"
 
     def build(self, kind, release):
         files, log = self.path(release, "files"), self.path(release, "build.log")
@@ -431,15 +473,18 @@ class Service:
         """The last lines of what a build has said."""
         try:
             with open(log, "rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - BUILD_BYTES))
-                return file.read(BUILD_BYTES).decode("utf-8", "replace").splitlines()[-BUILD_LINES:]
+                cut = max(0, os.fstat(file.fileno()).st_size - BUILD_BYTES)
+                file.seek(cut)
+                lines = file.read(BUILD_BYTES).decode("utf-8", "replace").splitlines()
+                # A part of a line may be a part of something that would be masked as a whole.
+                return lines[1 if cut else 0 :][-BUILD_LINES:]
         except FileNotFoundError:
             return []
 
     def start(self, kind, release, port, health, digest, tries):
         files = self.path(release, "files")
         with self.untouched():
-            if kind in ("angular", "static"):
+            if serves_files(kind):
                 put(self.path(release, "nginx.conf"), nginx_conf(kind, self.path(release), port, public_folder(kind, files)))
             put(self.path(release, "check"), "%d %s" % (port, health))
             put(self.path(release, "start"), start_script(kind, files, port), 0o755)
@@ -483,11 +528,7 @@ class Service:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.link)
         if not self.supervised():
-            orphan = self.session()
-            if orphan:
-                os.killpg(orphan, signal.SIGKILL)
-            self.end_marked(self.mark)
-            self.end_writers()
+            self.end_left()
         if self.supervised():
             self.stop()
             said = self.sv("exit")
@@ -533,7 +574,7 @@ def apply(asked):
     if what != "remove" and not health.startswith("/") or re.search(r"[^!-~]", health):
         raise Refused("%r is not a path that can be asked for" % health)
     if what == "look":
-        services = {str(one["service"]): Service(asked["root"], str(one["service"])).lost(one["port"], one["variables"], one["runs"]) for one in asked["recorded"]}
+        services = {str(one["service"]): Service(asked["root"], str(one["service"])).lost(one["port"], one["variables"], one["commit"]) for one in asked["recorded"]}
         lost = {name: gone for name, gone in services.items() if gone}
         if not os.path.isdir(os.path.dirname(service.link)):
             return {"changed": False, "lost": lost}
@@ -589,7 +630,7 @@ def main():
         required_if=[
             ("change", "look", ["recorded"]),
             ("change", "secrets", ["secrets"]),
-            ("change", "compare", ["type", "commit", "port", "environment", "variables"]),
+            ("change", "compare", ["type", "commit", "port", "environment"]),
             ("change", "stage", ["release", "port", "environment"]),
             ("change", "build", ["type", "release"]),
             ("change", "start", ["type", "release", "port", "digest"]),

@@ -182,6 +182,11 @@ def listener(port):
     return 0, 0, "a process of another user"
 
 
+def mark_of(unit):
+    """What the environment of all processes of a service has, by the folder of its unit; see lockstep_service."""
+    return "LOCKSTEP_UNIT=" + os.path.realpath(unit)
+
+
 def bears(pid, mark):
     """Whether the environment in which a process was started has this, as NAME=value; of another user's nothing is known."""
     with contextlib.suppress(OSError), open("/proc/%s/environ" % pid, "rb") as file:

@@ -12,6 +12,11 @@ from ansible.module_utils.lockstep_host import Refused, read
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+def serves_files(kind):
+    """Whether nginx serves it, and no process of its own is told anything."""
+    return kind in ("angular", "static")
+
+
 def package_of(files):
     text = read(os.path.join(files, "package.json"))
     if text is None:
@@ -78,7 +83,7 @@ def public_folder(kind, files):
 
 def command(kind, files):
     """What is started, in the folder of the files: a line for sh."""
-    if kind in ("angular", "static"):
+    if serves_files(kind):
         return "exec nginx -p %s -c nginx.conf -e stderr" % shlex.quote(os.path.dirname(files))
     line = web_line(files)
     if line:

@@ -255,6 +255,25 @@ class Supervised(Case):
         self.assertFalse(listens(port))
         self.assertEqual(alive([session, *strays]), [])
 
+    def test_what_runs_in_a_folder_that_was_removed_is_ended(self):
+        (port,) = free_ports(1)
+        first = self.deploy(1, port)
+        session = self.service.session()
+        service.remove_tree(self.service.folder)
+        self.assertTrue(listens(port))
+        self.assertEqual(self.service.lost(port, [], "a" * 40), ["port", "release"])
+        os.makedirs(self.service.folder)
+        second = self.deploy(2, port)
+        self.assertEqual(alive([str(session), *first, *second]), second)
+        # The same with all that there is of the environment, and one that does not listen to signals.
+        self.deploy(3, port, {"app.py": "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + LEAVES})
+        session = self.service.session()
+        service.remove_tree(self.root)
+        os.makedirs(self.service.folder)
+        third = self.deploy(4, port)
+        self.assertEqual(alive([str(session), *third]), third)
+        self.assertEqual(self.service.remove(), {"changed": True})
+
     def test_a_build_that_was_given_up_is_ended_by_the_next_job(self):
         other = subprocess.Popen(["sleep", "1000"], env={"LOCKSTEP_BUILD": self.service.folder + "x", "PATH": "/usr/bin:/bin"})
         self.addCleanup(other.wait)

@@ -139,7 +139,7 @@ class Orders(Case):
             "8": {"type": "static", "domain": FRONT, "path": "/docs", "host": "host-a"},
             "9": {"type": "angular", "domain": FRONT, "path": "/", "host": "host-b"},
         }
-        self.recorded, self.commits, self.said, self.deployed = {}, {}, {}, set()
+        self.recorded, self.commits, self.said, self.deployed = {}, {}, {}, {}
 
     # --- repositories
 
@@ -196,7 +196,7 @@ class Orders(Case):
         repositories = [{"service": name, "url": service.get("url", self.repository(name)), "revision": service.get("revision")}
                         for name, service in self.services.items()]  # fmt: skip
         recorded = [{"service": name, "host": self.services[name]["host"], "port": port, "variables": sorted(self.variables[name]),
-                     "runs": name in self.deployed} for name, port in self.recorded.items() if name in self.services]  # fmt: skip
+                     "commit": self.deployed.get(name)} for name, port in self.recorded.items() if name in self.services]  # fmt: skip
         outputs = self.task("domains", code=code, domains=self.domains, repositories=repositories, recorded=recorded)
         self.commits, self.anew, self.lost = outputs.get("commits", {}), outputs.get("proxy_anew"), outputs.get("lost")
 
@@ -217,7 +217,7 @@ class Orders(Case):
                 "environment": service.get("environment", {}), "variables": sorted(self.variables[name])}  # fmt: skip
         outputs = self.task("service", name, code=code, hosts=[service["host"]], service=told, **more)
         if code == 0:
-            self.deployed.add(name)
+            self.deployed[name] = self.commits[name]
         return outputs
 
     def deploy_services(self, fails=()):
@@ -464,7 +464,8 @@ class Orders(Case):
         self.on("host-a", "rm /srv/orders/3+production/services/6/secrets.env")
         outputs = self.deploy_one("6", code=2)
         self.assertEqual(outputs["lost"], {"6": ["variables"]})
-        self.assertIn("secrets.env in /srv/orders/3+production/services/6 has not the variables", self.said["service", "6"])
+        words = "in /srv/orders/3+production/services/6 there is not any more what is recorded (its variables, in secrets.env)"
+        self.assertIn(words, self.said["service", "6"])
         self.assertEqual(self.json(API, "/core/")["secret"], hashlib.sha256(SECRET.encode()).hexdigest())
 
         # A machine that was made anew has nothing: all of it is named, and made again where it was.

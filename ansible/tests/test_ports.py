@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import socket
 import tempfile
 import unittest
@@ -39,6 +40,12 @@ class Choice(unittest.TestCase):
         self.assertEqual(choose(placement("6"), noted={"6": 99}), {"6": 10})
         self.assertEqual(choose(placement("6", taken=[12]), noted={"6": 12}), {"6": 10})
         self.assertEqual(choose(placement("6"), noted={"6": 12}, listens={12: "process 1 (x)"}), {"6": 10})
+
+    def test_what_another_has_been_given_meanwhile(self):
+        # As where a machine was made anew, and another environment has chosen first; it does not listen at the moment.
+        folder = "/srv/orders/4+test/services/9"
+        with self.assertRaisesRegex(ports.Refused, "port 10 of service 6: on host-a it has been given to another service meanwhile, " + re.escape(folder)):
+            choose(placement("6", port=10), foreign={10: folder})
 
     def test_all_that_cannot_be_are_named(self):
         with self.assertRaises(ports.Refused) as refused:

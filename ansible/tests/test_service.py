@@ -165,21 +165,35 @@ class Releases(Case):
         self.assertTrue(os.path.isdir(self.it.path(name)))
 
     def test_what_is_gone_is_named(self):
-        everything = ("port", "variables", "release")
-        self.assertEqual(self.it.lost(20001, ["S", "T"], True), [*everything])
+        everything = ["port", "variables", "release"]
+        self.assertEqual(self.it.lost(20001, ["S", "T"], "a" * 40), everything)
         # Nothing is recorded, or nothing of it needs a file.
-        self.assertEqual((self.it.lost(None, None, False), self.it.lost(None, [], False)), ([], []))
+        self.assertEqual((self.it.lost(None, None, None), self.it.lost(None, [], None)), ([], []))
         service.put(self.it.path("port"), "20001\n")
         service.put(self.it.path("secrets.env"), service.exports({"S": "export T=1\n' x", "T": ""}), 0o600)
-        service.put(self.it.path(self.stage(self.names[0]), "digest"), "x")
-        service.switch(self.it.path("current"), self.names[0])
+        name = self.stage(self.names[0])
+        for file in ("digest", "start"):
+            service.put(self.it.path(name, file), "x")
+        service.switch(self.it.path("current"), name)
         os.makedirs(os.path.dirname(self.it.link))
         os.symlink("anything", self.it.link)
-        self.assertEqual(self.it.lost(20001, ["T", "S"], True), [])
-        self.assertEqual(self.it.lost(20002, ["S"], True), ["port", "variables"])
+        self.assertEqual(self.it.lost(20001, ["T", "S"], "a" * 40), [])
+        # Otherwise than recorded is as good as gone.
+        self.assertEqual(self.it.lost(20002, ["S"], "b" * 40), everything)
         pathlib.Path(self.it.path("secrets.env")).write_text("export S='no end")
-        os.unlink(self.it.link)
-        self.assertEqual(self.it.lost(20001, ["S"], True), ["variables", "release"])
+        shutil.rmtree(self.it.path(name, "files"))
+        self.assertEqual(self.it.lost(20001, ["S"], "a" * 40), ["variables", "release"])
+        # What cannot be read is one service's trouble, and not that of all.
+        os.unlink(self.it.path("port"))
+        os.makedirs(self.it.path("port"))
+        os.unlink(self.it.path("current"))
+        os.makedirs(self.it.path("current"))
+        self.assertEqual(self.it.lost(20001, ["S"], "a" * 40), everything)
+
+    def test_who_serves_files_alone_is_told_nothing(self):
+        for kind, same in (("static", True), ("angular", True), ("node", False), ("python", False)):
+            digests = [self.it.compare(kind, "a" * 40, 20001, "/", {"A": value}, [])["digest"] for value in "xy"]
+            self.assertEqual(digests[0] == digests[1], same, kind)
 
     def test_what_a_build_says_is_kept_on_the_host_and_its_end_is_shown(self):
         name = self.stage(self.names[0])
@@ -193,15 +207,21 @@ class Releases(Case):
         self.assertEqual((built["changed"], built["said"][-1], len(built["said"])), (True, "at last", service.BUILD_LINES))
         self.assertGreater(os.path.getsize(self.it.path(name, "build.log")), 200000)
         for end, words in (("exit 7", "ended with 7"), ("kill -9 $$", "was ended by signal 9")):
-            with self.assertRaisesRegex(service.Refused, f"(?s){words}.*and more.*nothing is live"):
+            with self.assertRaisesRegex(service.Refused, f"{words}[^\\n]*\nnothing is live: nothing was before\n(?s:.*)and more"):
                 build("echo and more >&2; " + end)
         # What was live is live still, and named.
         service.put(self.it.path(name, "digest"), "x")
         service.switch(self.it.path("current"), name)
         second = self.stage(self.names[1])
+        os.makedirs(self.it.path(second, "files", "package.json"))
         for kind, change in (("angular", self.it.build), ("static", lambda kind, release: self.it.start(kind, release, 1, "/", "x", 1))):
             with self.subTest(kind), self.assertRaisesRegex(service.Refused, f"live still: commit {'a' * 40}"):
                 change(kind, second)
+        # A job that was ended while it waited for the answer.
+        service.switch(self.it.path("before"), name)
+        service.switch(self.it.path("current"), second)
+        with self.assertRaisesRegex(service.Refused, f"not known what answers: commit {'b' * 40} was being started, before it commit {'a' * 40} was"):
+            self.it.build("angular", second)
 
     def test_names(self):
         for name in ("../6", "", "a/b", ".x"):

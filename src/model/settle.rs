@@ -158,7 +158,7 @@ fn ended_before_start(record: &Record) -> Step {
 /// Why a job has failed, where its exit code says that and nothing is recorded: somebody or something has killed its container.
 pub fn killed(record: &Record) -> Option<&'static str> {
     let of_itself = record.intent.is_none() && record.reason.is_none();
-    (of_itself && record.exit_code == Some(137)).then_some("its container was killed from outside (exit code 137)")
+    (of_itself && record.exit_code == Some(137)).then_some("its container was killed (exit code 137)")
 }
 
 #[cfg(test)]
@@ -282,7 +282,7 @@ mod tests {
             let reason = reason.map(str::to_owned);
             killed(&Record { exit_code: Some(exit_code), intent, reason, ..record(State::Running) })
         };
-        assert_eq!(killed_by(137, None, None), Some("its container was killed from outside (exit code 137)"));
+        assert_eq!(killed_by(137, None, None), Some("its container was killed (exit code 137)"));
         assert_eq!(killed_by(137, Some(Intent::Cancel), None), None);
         assert_eq!(killed_by(137, None, Some("for want of memory")), None);
         assert_eq!(killed_by(1, None, None), None);

@@ -217,7 +217,7 @@ pub struct DeployedService {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[serde(rename = "type")]
     pub kind: Option<ServiceKind>,
-    /// Whether something else may run than is said here: a job that was at it did not succeed.
+    /// Whether something else may run than is said here: a job that was at it did not succeed, or something of it was gone from its host.
     pub doubtful: bool,
 }
 

@@ -67,7 +67,10 @@ def message_of(result):
         first = "failed without a message"
     if result.get("stderr") and first == "non-zero return code":
         first = "%s: %s" % (first, result["stderr"])
-    return short(first.strip(), LONGEST_MESSAGE)
+    first = first.strip()
+    # What is wrong stands at the beginning, or at the end of what a program has said.
+    half = LONGEST_MESSAGE // 2
+    return first if len(first) <= LONGEST_MESSAGE else first[: half - 3] + "\n…\n" + first[-half:]
 
 
 def encode(state):

@@ -166,7 +166,7 @@ fn of_mode(name: &str, mode: &ModeView, colour: bool) -> Vec<String> {
             let repository = it.repository.as_deref().unwrap_or_default();
             let mut cells = row([&it.id, &it.host, &port, kind, &memory, &commit, repository]);
             if it.doubtful {
-                cells.push("something else may run: a job that was at it did not succeed".into());
+                cells.push("something else may run: a job that was at it did not succeed, or something of it was gone from its host".into());
             }
             rows.push(cells);
             tones.push(if it.doubtful { Tone::Bad } else { Tone::Plain });

@@ -375,7 +375,7 @@ fn an_environment_is_shown_mode_by_mode() {
       host-b  deploy@10.1.2.4:2222  256 of 128 MiB   1
       service  host    port   type  MiB  commit        repository
       6        host-a  20001  node  256  0123456789ab  https://git.example/auth.git
-      7        host-b  -      -     256  -             -                             something else may run: a job that was at it did not succeed
+      7        host-b  -      -     256  -             -                             something else may run: a job that was at it did not succeed, or something of it was gone from its host
       route                 leads to
       api.lab.example/core  service 6, 10.1.2.3:20001
       new.lab.example       nothing yet

@@ -189,8 +189,9 @@ fn trouble_of(ended: &Ended) -> String {
     let why = ended.reason.clone().or_else(|| ended.outputs.get("trouble").and_then(Value::as_str).map(str::to_owned));
     let mut why = why.unwrap_or_else(|| format!("its job ended {}; its output says why", ended.outcome));
     if why.len() > TROUBLE_MAX {
-        let end = (0..=TROUBLE_MAX).rev().find(|end| why.is_char_boundary(*end)).unwrap_or_default();
-        why.truncate(end);
+        // What is wrong stands at the beginning, or at the end of what a program has said.
+        let cut = why.floor_char_boundary(TROUBLE_MAX / 2)..why.ceil_char_boundary(why.len() - TROUBLE_MAX / 2);
+        why.replace_range(cut, "\n…\n");
     }
     why
 }

@@ -88,6 +88,11 @@ impl Mode {
         self.hosts.iter().find(|host| host.name == *name)
     }
 
+    /// Whether a service may be given this port of a machine.
+    fn may_give(&self, address: &str, port: u16) -> bool {
+        (self.ports.0..=self.ports.1).contains(&port) && self.hosts.iter().any(|host| host.address == address)
+    }
+
     /// The proxy's host, its address, and the port.
     pub(super) fn proxy_at(&self) -> Option<(Word, String, u16)> {
         let host = self.host(&self.proxy.host)?;
@@ -190,16 +195,13 @@ fn environment(raw: &RawEnvironment, found: &mut Found) -> Option<Environment> {
     if raw.modes.value.is_empty() || raw.modes.value.len() > MODES_MAX {
         found.wrong(raw.modes.referenced, format!("modes must be 1 to {MODES_MAX}"));
     }
-    let mut modes = BTreeMap::new();
-    let mut proxies = BTreeMap::new();
+    let mut modes: BTreeMap<Word, Mode> = BTreeMap::new();
     for (name, raw) in &raw.modes.value {
         match name.parse::<Word>() {
             Ok(name) => {
                 let Some(mode) = mode(&raw.value, found) else { continue };
-                let at = mode.proxy_at().map(|(_, address, port)| (address, port));
-                if let Some(other) = at.and_then(|at| proxies.insert(at, name.clone())) {
-                    let what = format!("proxy: mode {other} has its proxy at this address and port already");
-                    found.wrong(raw.value.proxy.referenced, what);
+                for (other, before) in &modes {
+                    no_clash(&mode, &raw.value, other, before, found);
                 }
                 modes.insert(name, mode);
             }
@@ -207,6 +209,20 @@ fn environment(raw: &RawEnvironment, found: &mut Found) -> Option<Environment> {
         }
     }
     Some(Environment { id: id?, modes })
+}
+
+/// Modes may share machines, but no port of one: who comes second would not start.
+fn no_clash(mode: &Mode, raw: &RawMode, other: &Word, before: &Mode, found: &mut Found) {
+    let (Some((_, at, port)), Some((_, other_at, other_port))) = (mode.proxy_at(), before.proxy_at()) else { return };
+    let proxy = raw.proxy.referenced;
+    if (&at, port) == (&other_at, other_port) {
+        found.wrong(proxy, format!("proxy: mode {other} has its proxy at this address and port already"));
+    } else if before.may_give(&at, port) {
+        found.wrong(proxy, format!("proxy: port {port} is one that services of mode {other} may have on this host"));
+    } else if mode.may_give(&other_at, other_port) {
+        let ports = raw.ports.as_ref().map_or(proxy, |ports| ports.referenced);
+        found.wrong(ports, format!("ports: {other_port} is the port of mode {other}'s proxy on {other_at}"));
+    }
 }
 
 fn mode(raw: &RawMode, found: &mut Found) -> Option<Mode> {

@@ -231,7 +231,8 @@ pub struct Placed {
     pub unnoted: bool,
     /// The room that it takes, in MiB.
     pub memory: u32,
-    /// Whether what runs may be something else than is recorded: a job that was at it did not succeed.
+    /// Whether what runs may be something else than is recorded: a job that was at it did not succeed, or something of it was gone from
+    /// its host.
     #[serde(default)]
     pub doubtful: bool,
     /// The variables of the vault that lie on the host for it; none: not yet.

@@ -117,7 +117,7 @@ fn change_of(before: Option<&Placed>, placed: &Placed, wanted: Option<&Running>)
     let Some(wanted) = wanted else { return (Change::Update, vec!["it has no port yet".into()]) };
     let mut why = differences(runs, wanted);
     if before.doubtful {
-        why.push("a job that was at it did not succeed".into());
+        why.push("a job that was at it did not succeed, or something of it was gone from its host".into());
     }
     (if why.is_empty() { Change::Keep } else { Change::Update }, why)
 }

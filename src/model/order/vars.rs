@@ -97,9 +97,10 @@ pub(super) fn domains(
     let placed = order.spec.services.keys().filter_map(|id| Some((id, deployed.services.get(id)?)));
     let recorded: Vec<Value> = placed
         .map(|(id, placed)| {
-            let runs = placed.running.as_ref().is_some_and(|runs| runs.host == placed.host);
+            let runs = placed.running.as_ref().filter(|runs| runs.host == placed.host);
+            let commit = runs.map(|runs| &runs.commit);
             let variables = placed.secrets.as_ref().map(names);
-            json!({"service": id, "host": placed.host, "port": placed.port, "variables": variables, "runs": runs})
+            json!({"service": id, "host": placed.host, "port": placed.port, "variables": variables, "commit": commit})
         })
         .collect();
     let all = common(order, mode, "domains", mode.hosts.iter());

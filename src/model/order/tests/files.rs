@@ -201,14 +201,22 @@ fn every_mistake_in_an_environment_is_named_by_line_and_key() {
         let found = found(environment::read(&ENVIRONMENT.replacen(from, to, 1)));
         assert!(found.iter().any(|(at, text)| *at == line && text.starts_with(what)), "{to}: {found:?}");
     }
+    // Two modes on the same machines.
     let staging = &ENVIRONMENT[ENVIRONMENT.find("    hosts:").expect("it is there")..];
-    let two = found(environment::read(&format!(
-        "{ENVIRONMENT}  staging:\n{}",
-        staging.replace("name: one", "name: a").replace("host: one", "host: a")
-    )));
-    assert_eq!(two, [(14, "proxy: mode production has its proxy at this address and port already".to_owned())]);
-    let other = staging.replace("{host: one}", "{host: one, port: 8081}");
-    assert_eq!(registered(&format!("{ENVIRONMENT}  staging:\n{other}")).modes.len(), 2);
+    let both = |proxy: &str, ports: &str| {
+        let staging = staging.replace("{host: one}", proxy).replace("[20000, 20010]", ports);
+        environment::read(&format!("{ENVIRONMENT}  staging:\n{staging}"))
+    };
+    let clash = |proxy, ports| found(both(proxy, ports));
+    let already = "proxy: mode production has its proxy at this address and port already".to_owned();
+    assert_eq!(clash("{host: one}", "[20000, 20010]"), [(14, already)]);
+    let given = "proxy: port 20005 is one that services of mode production may have on this host".to_owned();
+    assert_eq!(clash("{host: one, port: 20005}", "[30000, 30010]"), [(14, given)]);
+    let theirs = "ports: 8080 is the port of mode production's proxy on 10.0.0.1".to_owned();
+    assert_eq!(clash("{host: one, port: 90}", "[8000, 8100]"), [(15, theirs)]);
+    for proxy in ["{host: one, port: 8081}", "{host: two}"] {
+        assert_eq!(both(proxy, "[20000, 20010]").map(|read| read.modes.len()), Ok(2));
+    }
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGfC root@host";
     let with = ENVIRONMENT.replacen("memory: 1000", &format!("memory: 1000, host_key: {key}"), 1);
     let mode = registered(&with).modes[&word("production")].clone();

@@ -1,6 +1,7 @@
 //! The rule as a play: an order, what is deployed, and jobs that end one way or another.
 
 mod files;
+mod hosts;
 mod plans;
 mod properties;
 mod workflow;

@@ -153,6 +153,7 @@ proptest! {
         assert_eq!(play.holder, None);
         assert_eq!(play.deployed.services.len(), 3);
         assert!(play.deployed.services.values().all(|placed| placed.left_on.is_empty() && !placed.doubtful));
+        assert!(play.deployed.services.values().all(|placed| placed.secrets.is_some() && !placed.unnoted));
         assert_eq!(play.deployed.routes.len(), 3);
         assert_eq!(play.deployed.routes, super::super::plan::routes(&play.orders[&last].spec, &play.deployed));
     }
