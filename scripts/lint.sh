@@ -4,7 +4,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 cd "$ROOT"
-cargo fmt --check
+cargo fmt --all --check
 python3 -m py_compile ci/*.py
 profile=${TEST_PROFILE:-dev}
 cargo clippy --all-targets --locked --profile "$profile" -- -D warnings

@@ -21,7 +21,6 @@ mod oidc;
 mod orders;
 mod orders_files;
 mod pipelines;
-mod protocol;
 mod releases;
 mod schema;
 mod self_deploy;
