@@ -11,7 +11,7 @@ import os
 import pwd
 import re
 
-from ansible.module_utils.lockstep_host import Refused, bears, compare_fence, listener, listening, locked, mark_of, put, read, who_listens
+from ansible.module_utils.lockstep_host import Refused, bears, compare_fence, listener, listening, locked, mark_of, put, read, serves, who_listens
 
 DOCUMENTATION = r"""
 module: lockstep_ports
@@ -40,9 +40,12 @@ def choose(placements, noted, foreign, listens, host):
         other = listens(port)
         if other not in (None, service):
             trouble.append("port %d of service %s: on %s %s listens there, which is not this service" % (port, service, host, words(other)))
-        if port in foreign:
+        if port in foreign and other is None and noted.get(service) != port:
             # Nothing listens there at the moment: its owner could not start any more.
-            trouble.append("port %d of service %s: on %s it has been given to another service meanwhile, %s" % (port, service, host, foreign[port]))
+            trouble.append(
+                "port %d of service %s: on %s it has been given to another service meanwhile, %s. Remove that, if nobody needs it; "
+                "else remove this service and order it again" % (port, service, host, foreign[port])
+            )
         chosen[service] = port
     for one in placements:
         service = str(one["service"])
@@ -105,7 +108,7 @@ def apply(base, root, host, placements, fence):
                 unit = os.path.join(folder, "unit")
                 led = session and (read(os.path.join(unit, "group")) or "").split()[:1] == [str(session)]
                 # What has left that session is the service's as well; see lockstep_service.
-                if led or (pid and bears(pid, mark_of(unit))):
+                if led or (pid and (bears(pid, mark_of(unit)) or serves(pid, folder))):
                     return service
             return who_listens(port)
 

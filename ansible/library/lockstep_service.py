@@ -268,7 +268,7 @@ class Service:
                 logs = (read("/proc/%s/comm" % pid) or "").strip() == "svlogd"
                 if logs and os.readlink("/proc/%s/cwd" % pid).startswith(os.path.realpath(self.folder) + "/"):
                     loggers.add(pid)
-                    pipes.add(os.readlink("/proc/%s/fd/0" % pid))
+                    pipes.update(filter(lambda target: target.startswith("pipe:"), [os.readlink("/proc/%s/fd/0" % pid)]))
 
         def writes(pid):
             with contextlib.suppress(OSError):
@@ -280,12 +280,20 @@ class Service:
 
     def end_left(self):
         """Ends what nobody looks after: its supervisor was killed, or its folder removed."""
+        self.end_all(self.is_lost_runsv)
         orphan = self.session()
         if orphan:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(orphan, signal.SIGKILL)
         self.end_marked(self.mark)
         self.end_writers()
+
+    def is_lost_runsv(self, pid):
+        """Whether it is a `runsv` of this service whom nobody can tell anything: its folder is gone, or what it reads."""
+        with contextlib.suppress(OSError):
+            places = (os.path.realpath(self.unit), os.path.realpath(self.unit) + " (deleted)")
+            return (read("/proc/%s/comm" % pid) or "").strip() == "runsv" and os.readlink("/proc/%s/cwd" % pid) in places
+        return False
 
     def end_all(self, which):
         def left():
@@ -321,12 +329,16 @@ class Service:
         """Makes the release the one that runs; does not wait for its answer."""
         self.write_unit()
         orphan = 0 if self.supervised() else self.session()
-        self.run_supervisor()
+        begun = self.run_supervisor()
         linked = os.path.lexists(self.link)
         if linked:
-            wait(self.supervised, SUPERVISOR_LOOK)
+            wait(self.supervised, SUPERVISOR_WAIT if begun else SUPERVISOR_LOOK)
         if self.supervised():
             self.stop()
+            if not linked:
+                # It is told to leave, or will be: the link makes another one.
+                self.sv("exit")
+                wait(lambda: not self.supervised(), END_WAIT)
         else:
             if linked:
                 # Somebody has removed the folder, and this is a new one: what is linked anew is looked at.
@@ -334,6 +346,9 @@ class Service:
             linked = False
             self.end_left()
         self.await_port(self.check_of(release)[0], orphan)
+        if not linked and self.supervised():
+            # One that came late has started what ran before.
+            self.stop()
         switch(self.path("current"), release)
         if not linked:
             with contextlib.suppress(FileNotFoundError):
@@ -409,7 +424,7 @@ class Service:
         wanted = json.dumps([kind, commit, port, health, told])
         digest = hashlib.sha256(wanted.encode()).hexdigest()
         live = self.release_of("current")
-        same = bool(live) and read(self.path(live, "digest")) == digest and self.supervised() and self.answers(port, health)[0]
+        same = self.runs(commit) and read(self.path(live, "digest")) == digest and self.supervised() and self.answers(port, health)[0]
         return {"changed": False, "digest": digest, "same": same, "live": live, "lost": self.lost(port, variables, None)}
 
     def stage(self, release, environment, port):
@@ -444,10 +459,15 @@ class Service:
             raise Refused("\n".join(filter(None, (why, self.live(), more)))) from None
 
     def live(self):
-        current, before = (link_target(self.path(link)).split("-")[0] for link in ("current", "before"))
-        if self.release_of("current"):
+        try:
+            release, before = link_target(self.path("current")), link_target(self.path("before")).split("-")[0]
+            proven = self.release_of("current")
+        except Refused as error:
+            return "it is not known what is live: %s" % error
+        current = release.split("-")[0]
+        if proven:
             return "what ran before is live still: commit %s" % current
-        if current:
+        if current and os.path.isdir(self.path(release)):
             # Its job was ended before it had answered.
             was = ", before it commit %s was" % before if before else ""
             return "it is not known what answers: commit %s was being started%s" % (current, was)
@@ -574,7 +594,7 @@ def apply(asked):
     if what != "remove" and not health.startswith("/") or re.search(r"[^!-~]", health):
         raise Refused("%r is not a path that can be asked for" % health)
     if what == "look":
-        services = {str(one["service"]): Service(asked["root"], str(one["service"])).lost(one["port"], one["variables"], one["commit"]) for one in asked["recorded"]}
+        services = {str(one["service"]): Service(asked["root"], str(one["service"])).lost(one["port"], one["variables"], one.get("commit")) for one in asked["recorded"]}
         lost = {name: gone for name, gone in services.items() if gone}
         if not os.path.isdir(os.path.dirname(service.link)):
             return {"changed": False, "lost": lost}

@@ -194,6 +194,15 @@ def bears(pid, mark):
     return False
 
 
+def serves(pid, folder):
+    """Whether a process is an nginx, or a worker of one, for what lies in a folder: it writes its title where its environment was."""
+    for number in [pid, *(stat_of(pid) + ["", ""])[1:2]]:
+        words = (read("/proc/%s/cmdline" % number) or "").replace("\0", " ").split()
+        if words[:1] == ["nginx:"] and any(word.startswith(folder + "/") for word in words):
+            return True
+    return False
+
+
 def who_listens(port):
     """Who has a port, for a message."""
     pid, _session, name = listener(port) or (0, 0, "a process that has just ended")

@@ -322,5 +322,16 @@ class Size(unittest.TestCase):
         self.assertEqual(state.report()["outputs"], {"n": 3, "l": [1, 2], "m": {"a": 1, "b": 2}, "r": 2})
 
 
+class Messages(unittest.TestCase):
+    def test_a_long_one_keeps_its_beginning_and_its_end(self):
+        said = "what is wrong\n" + "a b\n" * 2000 + "and at last"
+        lines = callback.message_of({"msg": said}).splitlines()
+        self.assertEqual((lines[0], lines[-1]), ("what is wrong", "and at last"))
+        self.assertLessEqual(sum(map(len, lines)) + len(lines), callback.LONGEST_MESSAGE + 1)
+        # What follows the cut is whole.
+        self.assertEqual(set(lines[lines.index("…") + 1 : -1]), {"a b"})
+        self.assertEqual(callback.message_of({"msg": "short\nand whole"}), "short\nand whole")
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -272,7 +272,44 @@ class Supervised(Case):
         os.makedirs(self.service.folder)
         third = self.deploy(4, port)
         self.assertEqual(alive([str(session), *third]), third)
+        # Its `runsv` lives, and can be told nothing any more.
+        service.remove_tree(os.path.join(self.service.unit, "supervise"))
+        fourth = self.deploy(5, port)
+        self.assertEqual(alive([*third, *fourth]), fourth)
+        # Its link is gone, and the `runsv` may be leaving or not.
+        os.unlink(self.service.link)
+        fifth = self.deploy(6, port)
+        self.assertEqual(alive([*fourth, *fifth]), fifth)
         self.assertEqual(self.service.remove(), {"changed": True})
+
+    def test_files_that_are_served_from_a_folder_that_was_removed(self):
+        (port,) = free_ports(1)
+        fence = {"path": str(self.folder / "fence.json"), "fence": 7, "job": "A"}
+        (self.folder / "fence.json").write_text(json.dumps({"fence": 7, "job": "A"}))
+        for number in (1, 2):
+            asked = [{"service": "stray", "port": port, "ports": [port, port], "taken": []}]
+            self.assertEqual(ports.apply(str(self.folder), self.root, "one", asked, fence)["ports"], {"stray": port})
+            staged = self.service.stage("%s-%d" % ("a" * 40, number), {}, port)
+            pathlib.Path(staged["files"], "index.html").write_text("version %d" % number)
+            self.service.start("static", staged["release"], port, "/", "digest", 40)
+            self.assertEqual(self.get(port), "version %d" % number)
+            if number == 1:
+                service.remove_tree(self.service.folder)
+                self.assertTrue(listens(port))
+        # What is not whole is not what was asked for, also if it answers.
+        service.put(self.service.path("secrets.env"), "")
+        found = self.service.compare("static", "a" * 40, port, "/", {}, [])
+        service.put(self.service.path(staged["release"], "digest"), found["digest"])
+        self.assertTrue(self.service.compare("static", "a" * 40, port, "/", {}, [])["same"])
+        os.unlink(self.service.path(staged["release"], "start"))
+        self.assertFalse(self.service.compare("static", "a" * 40, port, "/", {}, [])["same"])
+        self.assertEqual(self.service.remove(), {"changed": True})
+
+    def get(self, port):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        with contextlib.closing(connection):
+            connection.request("GET", "/")
+            return connection.getresponse().read().decode()
 
     def test_a_build_that_was_given_up_is_ended_by_the_next_job(self):
         other = subprocess.Popen(["sleep", "1000"], env={"LOCKSTEP_BUILD": self.service.folder + "x", "PATH": "/usr/bin:/bin"})

@@ -46,6 +46,9 @@ class Choice(unittest.TestCase):
         folder = "/srv/orders/4+test/services/9"
         with self.assertRaisesRegex(ports.Refused, "port 10 of service 6: on host-a it has been given to another service meanwhile, " + re.escape(folder)):
             choose(placement("6", port=10), foreign={10: folder})
+        # A copy of its folder beside it takes nothing away from it.
+        for more in ({"noted": {"6": 10}}, {"listens": {10: "6"}}):
+            self.assertEqual(choose(placement("6", port=10), foreign={10: folder}, **more), {"6": 10})
 
     def test_all_that_cannot_be_are_named(self):
         with self.assertRaises(ports.Refused) as refused:

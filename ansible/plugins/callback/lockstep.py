@@ -70,7 +70,11 @@ def message_of(result):
     first = first.strip()
     # What is wrong stands at the beginning, or at the end of what a program has said.
     half = LONGEST_MESSAGE // 2
-    return first if len(first) <= LONGEST_MESSAGE else first[: half - 3] + "\n…\n" + first[-half:]
+    if len(first) <= LONGEST_MESSAGE:
+        return first
+    # The end begins with a whole line, or word: a part of something secret would not be known for that.
+    end = first[-half:]
+    return first[: half - 3] + "\n…\n" + (end.partition("\n")[2] or end.partition(" ")[2] or end)
 
 
 def encode(state):

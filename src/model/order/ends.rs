@@ -195,3 +195,21 @@ fn trouble_of(ended: &Ended) -> String {
     }
     why
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_trouble_keeps_its_beginning_and_its_end() {
+        let trouble = |reason: &str| {
+            trouble_of(&Ended { outcome: Outcome::Failed, reason: Some(reason.to_owned()), outputs: Map::new() })
+        };
+        for letter in ["a", "ü", "€", "𝄞"] {
+            let kept = trouble(&format!("what is wrong{}at last", letter.repeat(2000)));
+            assert!(kept.starts_with("what is wrong") && kept.ends_with("at last") && kept.contains("\n…\n"), "{kept}");
+            assert!(kept.len() <= TROUBLE_MAX + 5);
+        }
+        assert_eq!(trouble("short"), "short");
+    }
+}
