@@ -192,10 +192,14 @@ pub(super) fn end(view: &OrderView, colour: bool, logs: impl Fn(&str) -> String)
             let head = format!("{}{what}: {}", task_name(task.task), outcome_word(job));
             shown.push(Tone::Bad.paint(colour, &head));
             let trouble = lines(job.trouble.as_deref().unwrap_or_default());
-            shown.extend(trouble.iter().take(TROUBLE_LINES).map(|line| format!("  | {line}")));
-            if trouble.len() > TROUBLE_LINES {
-                shown.push(format!("  | … and {} more lines", trouble.len() - TROUBLE_LINES));
+            // What is wrong stands at the beginning, or at the end of what a program has said.
+            let left_out = trouble.len().saturating_sub(TROUBLE_LINES);
+            let (begin, rest) = trouble.split_at(trouble.len().min(TROUBLE_LINES / 2));
+            shown.extend(begin.iter().map(|line| format!("  | {line}")));
+            if left_out > 0 {
+                shown.push(format!("  | … {left_out} lines …"));
             }
+            shown.extend(rest[left_out..].iter().map(|line| format!("  | {line}")));
             shown.push(format!("  its output: {}", logs(&job.job_id)));
             shown.push(String::new());
         }

@@ -165,6 +165,13 @@ fn the_end_says_what_failed_and_where_it_says_why() {
     order 3/7 for environment 3 (production): incomplete after 2 min 3 s: not as ordered: service 6
     to try again what has not succeeded: lockstep order retry 3/7
     ");
+    let lines: Vec<String> = (1..=30).map(|n| format!("line {n}")).collect();
+    let failed = job(1, None, Some("failed"), json!({"trouble": lines.join("\n")}));
+    let nothing = || ("waiting", vec![]);
+    let all = tasks([("failed", vec![failed]), nothing(), nothing(), nothing(), nothing()]);
+    let shown = show::end(&order("failed", all, json!({})), false, logs);
+    assert_eq!(shown[11..14], ["  | line 10", "  | … 10 lines …", "  | line 21"]);
+    assert_eq!(shown[22], "  | line 30");
     let good = order("succeeded", tasks(std::array::from_fn(|_| ("done", vec![]))), json!({"services_done": 3}));
     assert_eq!(show::end(&good, false, logs), ["", "order 3/7 for environment 3 (production): succeeded"]);
     let reason = json!({"reason": "order 3/8 is newer"});
