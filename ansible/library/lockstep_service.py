@@ -268,7 +268,10 @@ class Service:
                 logs = (read("/proc/%s/comm" % pid) or "").strip() == "svlogd"
                 if logs and os.readlink("/proc/%s/cwd" % pid).startswith(os.path.realpath(self.folder) + "/"):
                     loggers.add(pid)
-                    pipes.update(filter(lambda target: target.startswith("pipe:"), [os.readlink("/proc/%s/fd/0" % pid)]))
+                    source = os.readlink("/proc/%s/fd/0" % pid)
+                    if source.startswith("pipe:"):
+                        # Anything else, such as /dev/null, others have open as well.
+                        pipes.add(source)
 
         def writes(pid):
             with contextlib.suppress(OSError):
